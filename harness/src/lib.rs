@@ -1,1 +1,37 @@
-//! Placeholder.
+//! Starts and torments real processes: ZooKeeper servers and ensembles, any other program, and a TCP proxy that
+//! breaks connections in chosen ways. For the demo and the tests.
+//!
+//! Everything listens on the loopback address unless told otherwise, on ports outside the kernel's ephemeral range,
+//! and dies with the process that started it, also when that process is killed.
+//!
+//! ```no_run
+//! use bequest_harness::ZooKeeperServer;
+//!
+//! # async fn example() -> Result<(), bequest_harness::Error> {
+//! let mut server = ZooKeeperServer::builder().start().await?;
+//! println!("serving on {}", server.address());
+//! server.kill().await?; // As by kill -9.
+//! server.restart().await?; // Same data, same port.
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A missing Java or missing jars is an [`Error`] whose text says what to install; tests let it fail them rather
+//! than skip.
+#![forbid(unsafe_code)]
+
+mod ensemble;
+mod error;
+mod installation;
+mod port;
+mod process;
+mod proxy;
+mod server;
+
+pub use ensemble::{Ensemble, EnsembleBuilder};
+pub use error::Error;
+pub use installation::Installation;
+pub use port::free_port;
+pub use process::{Process, ProcessBuilder};
+pub use proxy::{Close, Framing, Proxy};
+pub use server::{four_letter_word, Mode, ServerInfo, ZooKeeperServer, ZooKeeperServerBuilder};
