@@ -215,8 +215,15 @@ async fn accept(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>,
 
 async fn connect(client: TcpStream, shared: Arc<Shared>, mut cut: watch::Receiver<Cut>) {
     let server = tokio::select! {
+        // A server that has accepted is to be cut as such, below.
+        biased;
         server = TcpStream::connect(shared.target) => server,
-        _ = cut.changed() => return,
+        _ = cut.changed() => {
+            if cut.borrow_and_update().close == Close::Reset {
+                reset(&client);
+            }
+            return;
+        }
     };
     let Ok(server) = server else {
         // The client learns that nobody is there, as it would without the proxy.
