@@ -1,5 +1,8 @@
 //! What a leader leaves in ZooKeeper, and how an heir takes it.
+mod chain;
 pub mod entry;
 pub mod keeper;
 pub mod path;
+pub mod reader;
 pub mod record;
+pub mod segment;

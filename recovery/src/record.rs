@@ -220,7 +220,7 @@ pub struct Testimony {
 }
 
 /// A snapshot named by the pointer.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct SnapshotName {
     /// Index it covers.
     #[prost(uint64, tag = "1")]

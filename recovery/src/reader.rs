@@ -1,0 +1,494 @@
+//! One read pass over what leaders left in ZooKeeper: listing, choosing, reading.
+//!
+//! A pass is bound to one session and opened by a transaction that checks the ballot: only then is what the session
+//! shows at least as new as that transaction. A pass that meets another session, or an unknown outcome, ends with
+//! [`End::Again`]. Nothing that looks missing, short or damaged is believed before another such transaction on the same
+//! session succeeded, for once somebody else sealed, archive and WALs change under the reader.
+//!
+//! The reader decides and never acts: it hands out requests and is told their outcomes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use crate::chain::{self, Chain, Item};
+use crate::entry::{Entry, EntryHash, Position};
+use crate::keeper::{Op, Outcome, Reason, Reply, Request, SessionNumber};
+use crate::path::{self, GroupPaths, WalName};
+use crate::record::{self, Manifest, Pointer, SnapshotName, Uuid};
+use crate::segment;
+
+/// Requests of one pass outstanding at once; well below the session's window, which all groups share.
+const IN_FLIGHT_MAX: usize = 32;
+
+/// What a pass reads, and for whom.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    /// The group's znodes.
+    pub paths: GroupPaths,
+    /// The group.
+    pub uuid: Uuid,
+    /// Version the ballot must keep during the pass.
+    pub version: i32,
+    /// The term that sealed: only lower terms' WALs are read, and success needs no second check, since nobody but the
+    /// reader can change what it read. `None` for an observer, whose pass is closed by a check in any case.
+    pub sealed: Option<u64>,
+    /// The reader's own log is right up to here: nothing at or below is read again, except where WALs meet.
+    pub committed: Position,
+    /// The state machine cannot go on from the local log: it needs a snapshot.
+    pub restore: bool,
+    /// Take the pointer's previous snapshot, since the newest was found damaged.
+    pub previous: bool,
+}
+
+/// What a pass found.
+#[derive(Clone, Debug)]
+pub struct Tail {
+    /// Where `entries` begin: the committed position given, or the snapshot's.
+    pub base: Position,
+    /// The snapshot to restore before anything at or below `base` can be applied, where one is needed.
+    pub snapshot: Option<Manifest>,
+    /// Everything behind `base`, ascending without gaps, each with the hash up to it.
+    pub entries: Vec<(Entry, EntryHash)>,
+    /// Where the WALs end.
+    pub end: Position,
+    /// WALs that hold anything, in order of their terms.
+    pub wals: Vec<WalInventory>,
+    /// WALs that hold nothing.
+    pub empty: Vec<WalName>,
+    /// The last WAL with segments or a mark, and the place behind its last one.
+    pub last: Place,
+    /// The pointer and its znode's version.
+    pub pointer: (Pointer, i32),
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// The segments and the mark of one WAL, as listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalInventory {
+    /// The WAL.
+    pub name: WalName,
+    /// First index and bucket of each, ascending.
+    pub items: VecDeque<(u64, u64)>,
+}
+
+/// A place in a WAL where a segment or mark may be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The WAL.
+    pub wal: WalName,
+    /// Ordinal there.
+    pub ordinal: u64,
+    /// Index it begins with.
+    pub index: u64,
+}
+
+/// How a pass ended.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// Everything was read and fits together.
+    Done(Box<Tail>),
+    /// Somebody else changed the ballot.
+    Lost,
+    /// Nothing is wrong, but this pass cannot be finished: begin another.
+    Again(String),
+    /// Confirmed under the fence: this is missing, short or damaged.
+    Damaged {
+        /// The znode.
+        path: String,
+        /// First index concerned.
+        index: u64,
+        /// What is wrong.
+        what: String,
+        /// Whether it is the snapshot, of which there may be another.
+        snapshot: bool,
+    },
+    /// Confirmed under the fence: the WALs end before the committed position given.
+    Behind {
+        /// Where they end.
+        found: Position,
+    },
+    /// Confirmed under the fence: at this index ZooKeeper holds another entry than the one known to be committed.
+    Diverged {
+        /// The index.
+        index: u64,
+    },
+    /// ZooKeeper denies access to this znode.
+    Denied {
+        /// The znode.
+        path: String,
+    },
+}
+
+/// A request of the pass; the tag comes back with its outcome.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Unique in the pass.
+    pub tag: u64,
+    /// The request.
+    pub request: Request,
+}
+
+#[derive(Clone, Debug)]
+enum Query {
+    Open,
+    Close,
+    Pointer,
+    Wals,
+    Buckets(WalName),
+    Names(WalName, u64),
+    Manifest,
+    Segment(usize),
+}
+
+/// A read pass under way.
+#[derive(Debug)]
+pub struct Reader {
+    pass: Pass,
+    session: Option<SessionNumber>,
+    tags: u64,
+    waiting: BTreeMap<u64, Query>,
+    queue: VecDeque<Query>,
+    pointer: Option<(Pointer, i32)>,
+    wals: Option<BTreeMap<WalName, BTreeSet<(u64, u64)>>>,
+    listing: usize,
+    base: Position,
+    snapshot: Option<Manifest>,
+    plan: Vec<Item>,
+    unread: usize,
+    bytes: u64,
+    /// What the closing check will turn into the end.
+    verdict: Option<End>,
+}
+
+impl Reader {
+    /// Begins a pass. `opened` names the session on which a transaction that checks or sets this very ballot version
+    /// has just succeeded, if there was one: it opens the pass.
+    pub fn new(pass: Pass, opened: Option<SessionNumber>) -> (Self, Vec<Ask>) {
+        let mut reader = Self {
+            base: pass.committed,
+            pass,
+            session: opened,
+            tags: 0,
+            waiting: BTreeMap::new(),
+            queue: VecDeque::new(),
+            pointer: None,
+            wals: None,
+            listing: 0,
+            snapshot: None,
+            plan: Vec::new(),
+            unread: 0,
+            bytes: 0,
+            verdict: None,
+        };
+        match opened {
+            Some(_) => reader.queue.extend([Query::Pointer, Query::Wals]),
+            None => reader.queue.push_back(Query::Open),
+        }
+        let asks = reader.ask();
+        (reader, asks)
+    }
+
+    /// Takes the outcome of a request of this pass.
+    pub fn take(&mut self, tag: u64, session: SessionNumber, outcome: Outcome) -> (Vec<Ask>, Option<End>) {
+        let Some(query) = self.waiting.remove(&tag) else {
+            return (Vec::new(), None);
+        };
+        match self.advance(query, session, outcome) {
+            Some(end) => (Vec::new(), Some(end)),
+            None => (self.ask(), None),
+        }
+    }
+
+    /// A number that moves while the pass does.
+    pub fn progress(&self) -> u64 {
+        self.tags
+    }
+
+    fn ask(&mut self) -> Vec<Ask> {
+        let mut asks = Vec::new();
+        while self.waiting.len() < IN_FLIGHT_MAX {
+            let Some(query) = self.queue.pop_front() else { break };
+            self.tags += 1;
+            asks.push(Ask { tag: self.tags, request: self.request(&query) });
+            self.waiting.insert(self.tags, query);
+        }
+        asks
+    }
+
+    fn request(&self, query: &Query) -> Request {
+        let paths = &self.pass.paths;
+        let get = |path| Request::Get { path, watch: false };
+        let children = |path| Request::Children { path, watch: false };
+        match query {
+            Query::Open | Query::Close => {
+                Request::Multi(vec![Op::Check { path: paths.ballot(), version: self.pass.version }])
+            }
+            Query::Pointer => get(paths.pointer()),
+            Query::Wals => children(paths.wals()),
+            Query::Buckets(wal) => children(paths.wal(*wal)),
+            Query::Names(wal, bucket) => children(paths.bucket(*wal, bucket * path::BUCKET_SEGMENTS)),
+            Query::Manifest => get(self.snapshot_name().map_or_else(String::new, |s| paths.manifest(s.index, s.term))),
+            Query::Segment(at) => get(self.item_path(&self.plan[*at])),
+        }
+    }
+
+    fn item_path(&self, item: &Item) -> String {
+        self.pass.paths.segment(item.wal, item.bucket * path::BUCKET_SEGMENTS, item.first)
+    }
+
+    fn snapshot_name(&self) -> Option<SnapshotName> {
+        let (pointer, _) = self.pointer.as_ref()?;
+        if self.pass.previous {
+            pointer.previous
+        } else {
+            pointer.newest
+        }
+    }
+
+    fn advance(&mut self, query: Query, session: SessionNumber, outcome: Outcome) -> Option<End> {
+        let reply = match outcome {
+            Outcome::Ok(reply) => reply,
+            Outcome::Unknown(cause) => return Some(End::Again(cause)),
+            Outcome::Refused(refusal) => return Some(self.refused(&query, refusal.reason)),
+        };
+        match self.session {
+            None => self.session = Some(session),
+            Some(own) if own != session => return Some(End::Again("session changed during the pass".into())),
+            Some(_) => {}
+        }
+        // After a verdict only its confirmation matters.
+        if self.verdict.is_some() && !matches!(query, Query::Close) {
+            return None;
+        }
+        match (query, reply) {
+            (Query::Open, Reply::Done) => self.queue.extend([Query::Pointer, Query::Wals]),
+            (Query::Close, Reply::Done) => return self.verdict.take(),
+            (Query::Pointer, Reply::Data(data)) => self.took_pointer(data.map(|(bytes, stat)| (bytes, stat.version))),
+            (Query::Wals, Reply::Children(names)) => self.took_wals(names),
+            (Query::Buckets(wal), Reply::Children(names)) => self.took_buckets(wal, names),
+            (Query::Names(wal, bucket), Reply::Children(names)) => self.took_names(wal, bucket, names),
+            (Query::Manifest, Reply::Data(data)) => self.took_manifest(data.map(|(bytes, _)| bytes)),
+            (Query::Segment(at), Reply::Data(data)) => self.took_segment(at, data.map(|(bytes, _)| bytes)),
+            (query, reply) => return Some(End::Again(format!("answer of the wrong kind: {query:?} {reply:?}"))),
+        }
+        None
+    }
+
+    fn refused(&self, query: &Query, reason: Reason) -> End {
+        let request = self.request(query);
+        let path = match &request {
+            Request::Multi(ops) => ops.first().map_or("", Op::path),
+            Request::Get { path, .. } | Request::Exists { path, .. } | Request::Children { path, .. } => path,
+        };
+        match (query, reason) {
+            (Query::Open | Query::Close, Reason::BadVersion | Reason::NoNode) => End::Lost,
+            (_, Reason::NoAuth) => End::Denied { path: path.to_owned() },
+            _ => End::Again(format!("refused: path={path} reason={reason:?}")),
+        }
+    }
+
+    fn took_pointer(&mut self, data: Option<(Bytes, i32)>) {
+        let path = self.pass.paths.pointer();
+        match data {
+            None => self.damaged(path, 0, "pointer missing", true),
+            Some((bytes, version)) => match record::open(&bytes, Some(self.pass.uuid)) {
+                Ok(pointer) => {
+                    self.pointer = Some((pointer, version));
+                    self.listed();
+                }
+                Err(error) => self.damaged(path, 0, error, false),
+            },
+        }
+    }
+
+    fn took_wals(&mut self, names: Option<Vec<String>>) {
+        let path = self.pass.paths.wals();
+        let Some(names) = names else { return self.damaged(path, 0, "missing", false) };
+        let mut wals = BTreeMap::new();
+        for name in names {
+            let Some(wal) = WalName::parse(&name) else {
+                return self.damaged(format!("{path}/{name}"), 0, "name not understood", false);
+            };
+            // A WAL of the sealed term or above is this reader's own, or of somebody who fenced it.
+            if self.pass.sealed.is_none_or(|term| wal.term < term) {
+                wals.insert(wal, BTreeSet::new());
+                self.queue.push_back(Query::Buckets(wal));
+                self.listing += 1;
+            }
+        }
+        self.wals = Some(wals);
+        self.listed();
+    }
+
+    fn took_buckets(&mut self, wal: WalName, names: Option<Vec<String>>) {
+        let path = self.pass.paths.wal(wal);
+        let Some(names) = names else { return self.damaged(path, 0, "missing", false) };
+        for name in names {
+            match path::number(&name, 10) {
+                Some(bucket) => {
+                    self.queue.push_back(Query::Names(wal, bucket));
+                    self.listing += 1;
+                }
+                None => return self.damaged(format!("{path}/{name}"), 0, "name not understood", false),
+            }
+        }
+        self.listing -= 1;
+        self.listed();
+    }
+
+    fn took_names(&mut self, wal: WalName, bucket: u64, names: Option<Vec<String>>) {
+        let path = self.pass.paths.bucket(wal, bucket * path::BUCKET_SEGMENTS);
+        let Some(names) = names else { return self.damaged(path, 0, "missing", false) };
+        for name in names {
+            match path::number(&name, 20).filter(|first| *first > 0) {
+                Some(first) => {
+                    if let Some(items) = self.wals.as_mut().and_then(|wals| wals.get_mut(&wal)) {
+                        items.insert((first, bucket));
+                    }
+                }
+                None => return self.damaged(format!("{path}/{name}"), 0, "name not understood", false),
+            }
+        }
+        self.listing -= 1;
+        self.listed();
+    }
+
+    /// Once everything is listed: decide where to begin.
+    fn listed(&mut self) {
+        if self.listing > 0 || self.wals.is_none() || self.pointer.is_none() || !self.plan.is_empty() {
+            return;
+        }
+        let first = self.wals.iter().flatten().find_map(|(_, items)| items.first()).map_or(1, |(first, _)| *first);
+        let newest = self.snapshot_name();
+        let needed = self.pass.restore
+            || self.pass.committed.index + 1 < first
+            || (self.pass.committed.index == 0 && newest.is_some());
+        match (needed, newest) {
+            (false, _) => self.choose(),
+            (true, Some(_)) => self.queue.push_back(Query::Manifest),
+            (true, None) => {
+                let what = format!("no snapshot, but the WALs begin at index {first}");
+                self.damaged(self.pass.paths.pointer(), self.pass.committed.index + 1, what, true);
+            }
+        }
+    }
+
+    fn took_manifest(&mut self, data: Option<Bytes>) {
+        let name = self.snapshot_name().unwrap_or_default();
+        let path = self.pass.paths.manifest(name.index, name.term);
+        let Some(bytes) = data else { return self.damaged(path, name.index, "manifest missing", true) };
+        let manifest: Manifest = match record::open(&bytes, Some(self.pass.uuid)) {
+            Ok(manifest) => manifest,
+            Err(error) => return self.damaged(path, name.index, error, true),
+        };
+        match EntryHash::from_slice(&manifest.hash) {
+            Some(hash) if (manifest.index, manifest.term) == (name.index, name.term) => {
+                self.base = Position { index: name.index, term: name.term, hash };
+                self.snapshot = Some(manifest);
+                self.choose();
+            }
+            _ => self.damaged(path, name.index, "manifest does not fit its name", true),
+        }
+    }
+
+    /// Chooses what to read: everything that reaches beyond the base, and each WAL's last.
+    fn choose(&mut self) {
+        for (wal, items) in self.wals.iter().flatten() {
+            let mut items = items.iter().peekable();
+            while let Some((first, bucket)) = items.next() {
+                let next = items.peek().map(|(first, _)| *first);
+                // By its name alone the last one's end, or whether it is a mark, cannot be told.
+                if next.is_none_or(|next| next > self.base.index + 1) {
+                    let item = Item { wal: *wal, first: *first, bucket: *bucket, last: next.is_none(), decoded: None };
+                    self.queue.push_back(Query::Segment(self.plan.len()));
+                    self.plan.push(item);
+                }
+            }
+        }
+        self.unread = self.plan.len();
+        if self.unread == 0 {
+            self.finish();
+        }
+    }
+
+    fn took_segment(&mut self, at: usize, data: Option<Bytes>) {
+        let path = self.item_path(&self.plan[at]);
+        let item = &mut self.plan[at];
+        let index = item.first;
+        let Some(bytes) = data else { return self.damaged(path, index, "segment missing", false) };
+        match segment::decode(&bytes, self.pass.uuid, item.wal.term, item.first) {
+            Ok(decoded) if decoded.ordinal / path::BUCKET_SEGMENTS == item.bucket => {
+                self.bytes += bytes.len() as u64;
+                item.decoded = Some(decoded);
+                self.unread -= 1;
+                if self.unread == 0 {
+                    self.finish();
+                }
+            }
+            Ok(decoded) => {
+                self.damaged(path, index, format!("in the wrong bucket: ordinal={}", decoded.ordinal), false)
+            }
+            Err(error) => self.damaged(path, index, error, false),
+        }
+    }
+
+    /// Everything chosen is read: does it fit together?
+    fn finish(&mut self) {
+        let plan = std::mem::take(&mut self.plan);
+        let verdict = match chain::verify(plan, self.base) {
+            Ok(chain) => End::Done(Box::new(self.tail(chain))),
+            Err(chain::Break::Behind { found }) => End::Behind { found },
+            Err(chain::Break::Diverged { index }) if self.snapshot.is_none() => End::Diverged { index },
+            Err(chain::Break::Diverged { index }) => End::Damaged {
+                path: self.pass.paths.manifest(self.base.index, self.base.term),
+                index,
+                what: "snapshot and WAL differ".into(),
+                snapshot: true,
+            },
+            Err(chain::Break::At { wal, bucket, first, index, what }) => End::Damaged {
+                path: self.pass.paths.segment(wal, bucket * path::BUCKET_SEGMENTS, first),
+                index,
+                what,
+                snapshot: false,
+            },
+        };
+        self.close(verdict);
+    }
+
+    fn tail(&mut self, chain: Chain) -> Tail {
+        let (mut wals, mut empty) = (Vec::new(), Vec::new());
+        for (name, items) in self.wals.take().unwrap_or_default() {
+            if items.is_empty() {
+                empty.push(name);
+            } else {
+                wals.push(WalInventory { name, items: items.into_iter().collect() });
+            }
+        }
+        Tail {
+            base: self.base,
+            snapshot: self.snapshot.take(),
+            entries: chain.entries,
+            end: chain.end,
+            wals,
+            empty,
+            last: chain.last,
+            pointer: self.pointer.take().unwrap_or_default(),
+            bytes: self.bytes,
+        }
+    }
+
+    fn damaged(&mut self, path: String, index: u64, what: impl ToString, snapshot: bool) {
+        self.close(End::Damaged { path, index, what: what.to_string(), snapshot });
+    }
+
+    /// Nothing bad is believed, and no observer's success, before the ballot was checked once more.
+    fn close(&mut self, verdict: End) {
+        if self.verdict.is_none() {
+            self.verdict = Some(verdict);
+            self.queue.clear();
+            self.queue.push_back(Query::Close);
+        }
+    }
+}
