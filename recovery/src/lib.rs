@@ -2,6 +2,7 @@
 mod chain;
 pub mod entry;
 pub mod keeper;
+pub mod model;
 pub mod path;
 pub mod reader;
 pub mod record;
