@@ -1,8 +1,11 @@
 //! Bequest: a two-node replicated state machine that survives repeated death.
 
+pub mod apply;
+pub mod command;
 mod error;
 mod machine;
 pub mod replica;
+pub mod sessions;
 
 pub use error::{GroupError, Leader, NodeError, ProposeError, ReadError};
 pub use machine::{MachineError, Recovered, Restore, RowChange, Snapshot, StateMachine};
