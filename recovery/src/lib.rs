@@ -1,4 +1,5 @@
 //! What a leader leaves in ZooKeeper, and how an heir takes it.
+pub mod ballot;
 mod chain;
 pub mod entry;
 pub mod keeper;
@@ -7,3 +8,4 @@ pub mod path;
 pub mod reader;
 pub mod record;
 pub mod segment;
+pub mod writer;
