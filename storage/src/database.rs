@@ -1,0 +1,232 @@
+//! RocksDB behind a latch: the first failure that leaves the disk in doubt ends this handle.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rocksdb::{BoundColumnFamily, DBWithThreadMode, ErrorKind, MultiThreaded, WriteBatch, WriteOptions};
+
+use crate::directory::Directory;
+use crate::error::StorageError;
+use crate::options::{Family, Tuning};
+
+pub(crate) type Rocks = DBWithThreadMode<MultiThreaded>;
+
+pub(crate) const META: &str = "meta";
+pub(crate) const LOG: &str = "log";
+
+/// The open RocksDB of one directory.
+pub(crate) struct Database {
+    // Dropped in this order: RocksDB closes its files before the directory's lock is released.
+    rocks: Rocks,
+    tuning: Tuning,
+    poison: OnceLock<String>,
+    /// Names of the column families; RocksDB's own list is not reachable.
+    names: Mutex<BTreeSet<String>>,
+    directory: Directory,
+    #[cfg(test)]
+    pub(crate) fail_next_sync: std::sync::atomic::AtomicBool,
+}
+
+impl Database {
+    /// Opens or creates RocksDB in `directory`. A failure gives the directory back, to move the damage aside.
+    pub(crate) fn open(directory: Directory, tuning: Tuning) -> Result<Self, (Directory, Tuning, OpenFailure)> {
+        match open_rocks(&directory.database(), directory.is_new(), &tuning) {
+            Ok((rocks, names)) => Ok(Self {
+                rocks,
+                tuning,
+                poison: OnceLock::new(),
+                names: Mutex::new(names.into_iter().collect()),
+                directory,
+                #[cfg(test)]
+                fail_next_sync: std::sync::atomic::AtomicBool::new(false),
+            }),
+            Err(failure) => Err((directory, tuning, failure)),
+        }
+    }
+
+    /// Closes RocksDB, keeping the directory locked.
+    pub(crate) fn close(self) -> (Directory, Tuning) {
+        (self.directory, self.tuning)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Declares the database complete: from now on, what is missing in it is damage.
+    pub(crate) fn adopt(&mut self) -> Result<(), StorageError> {
+        self.directory.adopt()
+    }
+
+    /// The database, unless an earlier failure stopped the store.
+    pub(crate) fn rocks(&self) -> Result<&Rocks, StorageError> {
+        match self.poison.get() {
+            None => Ok(&self.rocks),
+            Some(cause) => Err(StorageError::Poisoned { cause: cause.clone() }),
+        }
+    }
+
+    pub(crate) fn family(&self, name: &str) -> Result<Arc<BoundColumnFamily<'_>>, StorageError> {
+        self.rocks()?
+            .cf_handle(name)
+            .ok_or_else(|| StorageError::Damaged { what: "column family is missing".to_owned(), key: name.to_owned() })
+    }
+
+    /// Names of the column families that are open and start with `prefix`.
+    pub(crate) fn families(&self, prefix: &str) -> Vec<String> {
+        self.names().iter().filter(|name| name.starts_with(prefix)).cloned().collect()
+    }
+
+    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn create_state_family(&self, name: &str) -> Result<(), StorageError> {
+        let created = self.rocks()?.create_cf(name, &self.tuning.family(Family::State));
+        created.map_err(|error| self.latch(error))?;
+        self.names().insert(name.to_owned());
+        Ok(())
+    }
+
+    pub(crate) fn drop_family(&self, name: &str) -> Result<(), StorageError> {
+        self.rocks()?.drop_cf(name).map_err(|error| self.latch(error))?;
+        self.names().remove(name);
+        Ok(())
+    }
+
+    /// Writes all of `batch`, or nothing. Survives the death of the process; `sync`: also that of the machine.
+    pub(crate) fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), StorageError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        self.rocks()?.write_opt(batch, &options).map_err(|error| self.latch(error))
+    }
+
+    /// Writes past RocksDB's log: nothing is durable before [`Database::flush`] of the column family.
+    pub(crate) fn write_unlogged(&self, batch: WriteBatch) -> Result<(), StorageError> {
+        self.rocks()?.write_without_wal(batch).map_err(|error| self.latch(error))
+    }
+
+    pub(crate) fn flush(&self, family: &Arc<BoundColumnFamily<'_>>) -> Result<(), StorageError> {
+        self.rocks()?.flush_cf(family).map_err(|error| self.latch(error))
+    }
+
+    /// Makes everything written so far survive the death of the machine.
+    pub(crate) fn sync(&self) -> Result<(), StorageError> {
+        let rocks = self.rocks()?;
+        #[cfg(test)]
+        if self.fail_next_sync.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            return Err(self
+                .stop(StorageError::Database { dir: self.path().to_owned(), cause: "IO error: injected".to_owned() }));
+        }
+        rocks.flush_wal(true).map_err(|error| self.latch(error))?;
+        // Files that were unlinked still take writes and syncs; only the name tells that they are lost.
+        self.directory.check_in_place().map_err(|error| self.stop(error))
+    }
+
+    pub(crate) fn get(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let handle = self.family(family)?;
+        self.rocks()?.get_cf(&handle, key).map_err(|error| self.latch(error))
+    }
+
+    /// Ends this handle because of what RocksDB reported, and tells what that was.
+    ///
+    /// Nothing is tried again: after a failed sync the system may have dropped the very pages that were not written,
+    /// and report success the next time.
+    pub(crate) fn latch(&self, error: rocksdb::Error) -> StorageError {
+        let error = match classify(&error) {
+            OpenFailure::Damaged(what) => {
+                // RocksDB finds a damaged block only when it reads it. The next open would succeed and meet it again.
+                self.directory.condemn(&what);
+                StorageError::Damaged { what, key: self.path().display().to_string() }
+            }
+            OpenFailure::DiskFull(cause) => StorageError::DiskFull { dir: self.path().to_owned(), cause },
+            OpenFailure::InUse => StorageError::InUse { dir: self.path().to_owned() },
+            OpenFailure::Other(cause) => StorageError::Database { dir: self.path().to_owned(), cause },
+        };
+        self.stop(error)
+    }
+
+    /// Marks the directory as damaged: the next open moves the database aside. Ends this handle.
+    pub(crate) fn condemn(&self, reason: &str) {
+        self.directory.condemn(reason);
+        let _ = self.poison.set(reason.to_owned());
+    }
+
+    fn stop(&self, error: StorageError) -> StorageError {
+        if self.poison.set(error.to_string()).is_ok() {
+            tracing::error!(%error, "store stopped");
+        }
+        error
+    }
+}
+
+/// Why RocksDB could not do what was asked.
+#[derive(Debug)]
+pub(crate) enum OpenFailure {
+    Damaged(String),
+    DiskFull(String),
+    InUse,
+    Other(String),
+}
+
+impl OpenFailure {
+    pub(crate) fn into_error(self, dir: PathBuf) -> StorageError {
+        match self {
+            Self::Damaged(what) => StorageError::Damaged { what, key: dir.display().to_string() },
+            Self::DiskFull(cause) => StorageError::DiskFull { dir, cause },
+            Self::InUse => StorageError::InUse { dir },
+            Self::Other(cause) => StorageError::Database { dir, cause },
+        }
+    }
+}
+
+fn classify(error: &rocksdb::Error) -> OpenFailure {
+    let text: &str = error.as_ref();
+    // RocksDB's C interface reports the system's reason only as text.
+    let no_space = ["No space left on device", "Disk quota exceeded", "Space limit reached"];
+    match error.kind() {
+        _ if no_space.iter().any(|words| text.contains(words)) => OpenFailure::DiskFull(text.to_owned()),
+        ErrorKind::Corruption => OpenFailure::Damaged(text.to_owned()),
+        ErrorKind::IOError if text.contains("lock file") || text.contains("lock hold") => OpenFailure::InUse,
+        _ => OpenFailure::Other(text.to_owned()),
+    }
+}
+
+fn open_rocks(path: &Path, create: bool, tuning: &Tuning) -> Result<(Rocks, Vec<String>), OpenFailure> {
+    let mut options = tuning.database();
+    let mut names = vec![META.to_owned(), LOG.to_owned()];
+    if create {
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+    } else {
+        names = Rocks::list_cf(&options, path).map_err(|error| classify_open(&error))?;
+    }
+    let families = names.iter().filter(|name| *name != rocksdb::DEFAULT_COLUMN_FAMILY_NAME).map(|name| {
+        let family = match name.as_str() {
+            META => Family::Meta,
+            LOG => Family::Log,
+            _ => Family::State,
+        };
+        rocksdb::ColumnFamilyDescriptor::new(name, tuning.family(family))
+    });
+    let families: Vec<_> = families.collect();
+    let rocks = Rocks::open_cf_descriptors(&options, path, families).map_err(|error| classify_open(&error))?;
+    Ok((rocks, names))
+}
+
+/// As [`classify`], for an existing database: files that are missing are damage there.
+fn classify_open(error: &rocksdb::Error) -> OpenFailure {
+    match classify(error) {
+        OpenFailure::Other(text)
+            if text.contains("No such file")
+                || matches!(
+                    error.kind(),
+                    ErrorKind::InvalidArgument | ErrorKind::NotFound | ErrorKind::NotSupported
+                ) =>
+        {
+            OpenFailure::Damaged(text)
+        }
+        other => other,
+    }
+}
