@@ -1,4 +1,5 @@
 //! What a leader leaves in ZooKeeper, and how an heir takes it.
+pub mod address;
 pub mod ballot;
 mod chain;
 pub mod entry;
@@ -9,3 +10,5 @@ pub mod reader;
 pub mod record;
 pub mod segment;
 pub mod writer;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
