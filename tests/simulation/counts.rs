@@ -1,0 +1,76 @@
+//! What the runs reached: a rule that no run ever got near is not shown to hold.
+
+use std::collections::BTreeMap;
+
+/// How often each thing happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(BTreeMap<String, u64>);
+
+/// Without these the runs show nothing: at least once in a suite of full size.
+pub const IMPORTANT: &[&str] = &[
+    "acknowledged",
+    "applied by a twin attempt once",
+    "busy",
+    "challenge written",
+    "dead: power",
+    "dead: process",
+    "dead: while leading",
+    "dead: while succeeding",
+    "dead: while being born",
+    "disk: older",
+    "disk: wiped",
+    "all dead at once",
+    "killed between two effects",
+    "late application",
+    "lost reply of an applied write",
+    "log fetched from disk",
+    "outcome unknown to a client",
+    "pause outlived the session",
+    "read",
+    "read refused",
+    "restore finished",
+    "seal refused",
+    "seal won",
+    "session expired",
+    "snapshot pointer moved",
+    "stale read by a lagging server",
+    "trimmed segment",
+    "vacated",
+    "suffix adopted",
+];
+
+impl Counts {
+    pub fn add(&mut self, what: &str, count: u64) {
+        match self.0.get_mut(what) {
+            Some(sum) => *sum += count,
+            None => {
+                self.0.insert(what.to_owned(), count);
+            }
+        }
+    }
+
+    pub fn one(&mut self, what: &str) {
+        self.add(what, 1);
+    }
+
+    pub fn get(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        for (what, count) in &other.0 {
+            self.add(what, *count);
+        }
+    }
+
+    /// The important things that never happened.
+    pub fn missing(&self) -> Vec<&'static str> {
+        IMPORTANT.iter().copied().filter(|what| self.get(what) == 0).collect()
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|(what, count)| writeln!(f, "{count:>12}  {what}"))
+    }
+}

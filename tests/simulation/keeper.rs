@@ -1,0 +1,558 @@
+//! Each process' client of ZooKeeper: its session and connection, the window, lost and late answers, expiry.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bequest::replica::event::Event;
+use bequest_recovery::keeper::{KeeperEvent, Op, Outcome, Reply, Request, RequestId, SessionNumber, Urgency};
+use bequest_recovery::model::{AttachError, Delivery, Late, Served, SessionId};
+use rand::Rng;
+
+use crate::mix::{Micros, MILLI, SECOND};
+use crate::process::Death;
+use crate::world::{Happening, Pid, World};
+
+/// What the ensemble grants.
+pub const SESSION_TIMEOUT: Micros = SECOND;
+// A client without a server for this long declares its session expired.
+const SELF_EXPIRY: Micros = SESSION_TIMEOUT * 7 / 5;
+// A request is given up after this long.
+const PATIENCE: Micros = 2 * SECOND;
+
+/// What of a connection still works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Silence {
+    /// Everything.
+    Nothing,
+    /// Requests reach the server and are served; answers are lost.
+    Answers,
+    /// Requests lie in the socket of a server that does not read it.
+    Both,
+}
+
+/// A connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    pub id: u64,
+    pub server: usize,
+    pub mute: Silence,
+}
+
+/// One process' client.
+#[derive(Debug)]
+pub struct Client {
+    pub session: Option<SessionId>,
+    pub connection: Option<Connection>,
+    number: u64,
+    window: usize,
+    urgent: VecDeque<(RequestId, Request)>,
+    normal: VecDeque<(RequestId, Request)>,
+    outstanding: VecDeque<(RequestId, bool)>,
+    reported: BTreeSet<RequestId>,
+    watching: BTreeSet<String>,
+    // Served with success, the answer on its way.
+    done: BTreeSet<RequestId>,
+    seals: BTreeSet<RequestId>,
+    serve_at: Micros,
+    arrive_at: Micros,
+    silent_since: Option<Micros>,
+    lost_at: Micros,
+    reconnect_serial: u64,
+}
+
+/// What concerns the ensemble as a whole.
+#[derive(Debug, Default)]
+pub struct Keepers {
+    /// All servers are down.
+    pub down: bool,
+    /// Nodes that reach no server.
+    pub isolated: BTreeSet<u64>,
+    /// Servers that apply nothing new.
+    pub lagging: BTreeSet<usize>,
+    owners: BTreeMap<SessionId, Pid>,
+    silent: BTreeMap<SessionId, Micros>,
+    advancing: BTreeSet<usize>,
+    late_due: bool,
+}
+
+impl Client {
+    pub fn new(window: usize) -> Self {
+        Self {
+            session: None,
+            connection: None,
+            number: 0,
+            window,
+            urgent: VecDeque::new(),
+            normal: VecDeque::new(),
+            outstanding: VecDeque::new(),
+            reported: BTreeSet::new(),
+            watching: BTreeSet::new(),
+            done: BTreeSet::new(),
+            seals: BTreeSet::new(),
+            serve_at: 0,
+            arrive_at: 0,
+            silent_since: None,
+            lost_at: 0,
+            reconnect_serial: 0,
+        }
+    }
+
+    /// From now on the ensemble hears nothing of it.
+    pub fn falls_silent(&mut self, now: Micros) {
+        self.silent_since.get_or_insert(now);
+    }
+}
+
+fn watched(request: &Request) -> Option<&String> {
+    match request {
+        Request::Get { path, watch: true }
+        | Request::Exists { path, watch: true }
+        | Request::Children { path, watch: true } => Some(path),
+        _ => None,
+    }
+}
+
+fn is_seal(request: &Request) -> bool {
+    matches!(request, Request::Multi(ops) if ops.len() == 3
+        && matches!(&ops[1], Op::Set { path, .. } if path.ends_with("/ballot")))
+}
+
+impl World {
+    fn keeper(&mut self, pid: Pid) -> Option<&mut Client> {
+        self.processes.get_mut(&pid).map(|process| &mut process.keeper)
+    }
+
+    /// A core submits a request.
+    pub fn submit(&mut self, pid: Pid, id: RequestId, urgency: Urgency, request: Request) {
+        let patience = if self.chance(self.mix.given_up) { self.rng.random_range(1..20 * MILLI) } else { PATIENCE };
+        let Some(client) = self.keeper(pid) else { return };
+        if is_seal(&request) {
+            client.seals.insert(id);
+        }
+        match urgency {
+            Urgency::Urgent => client.urgent.push_back((id, request)),
+            Urgency::Normal => client.normal.push_back((id, request)),
+        }
+        self.after(patience, Happening::Deadline(pid, id));
+        self.flush(pid);
+    }
+
+    fn flush(&mut self, pid: Pid) {
+        loop {
+            let Some(client) = self.processes.get_mut(&pid).map(|process| &mut process.keeper) else { return };
+            let (Some(connection), Some(session)) = (client.connection, client.session) else { return };
+            if client.outstanding.len() >= client.window {
+                return;
+            }
+            let Some((id, request)) = client.urgent.pop_front().or_else(|| client.normal.pop_front()) else { return };
+            client.watching.extend(watched(&request).cloned());
+            client.outstanding.push_back((id, matches!(request, Request::Multi(_))));
+            if self.zoo.attached(session).is_some() {
+                self.zoo.submit(session, id, request);
+            }
+            if connection.mute != Silence::Both {
+                let delay = self.draw(self.mix.keeper);
+                let now = self.now;
+                let Some(client) = self.keeper(pid) else { return };
+                client.serve_at = client.serve_at.max(now + delay);
+                let delay = client.serve_at - now;
+                self.after(delay, Happening::Serve(pid, connection.id));
+            }
+        }
+    }
+
+    pub fn serve(&mut self, pid: Pid, connection: u64) {
+        let Some(client) = self.keeper(pid) else { return };
+        let Some(current) =
+            client.connection.filter(|current| current.id == connection && current.mute != Silence::Both)
+        else {
+            return;
+        };
+        let Some(session) = client.session else { return };
+        if self.zoo.attached(session).is_none() {
+            return;
+        }
+        let lag = self.zoo.lag(current.server);
+        match self.zoo.serve(session) {
+            Served::Nothing => {}
+            Served::Answered => {
+                if lag > 0 && self.zoo.lag(current.server) > 0 {
+                    self.counts.one("stale read by a lagging server");
+                }
+            }
+            Served::HungUp => {
+                self.counts.one("request larger than the server takes");
+                self.break_connection(pid, 0);
+                return;
+            }
+        }
+        self.pump();
+    }
+
+    /// Sends on what the servers have for their clients, and lets the servers that are behind go on.
+    pub fn pump(&mut self) {
+        for pid in self.pids() {
+            let Some(client) = self.keeper(pid) else { continue };
+            let (Some(connection), Some(session)) = (client.connection, client.session) else { continue };
+            for delivery in self.zoo.deliveries(session) {
+                let delay = self.draw(self.mix.keeper);
+                let now = self.now;
+                let Some(client) = self.keeper(pid) else { continue };
+                if let Delivery::Outcome { id, outcome: Outcome::Ok(Reply::Done) } = &delivery {
+                    client.done.insert(*id);
+                }
+                if connection.mute == Silence::Nothing {
+                    client.arrive_at = client.arrive_at.max(now + delay);
+                    let delay = client.arrive_at - now;
+                    self.after(delay, Happening::Arrive(pid, connection.id, delivery));
+                }
+            }
+        }
+        for server in 0..self.zoo.servers() {
+            if self.zoo.lag(server) > 0 && self.keepers.advancing.insert(server) {
+                let delay = self.draw(self.mix.behind);
+                self.after(delay, Happening::Advance(server));
+            }
+        }
+    }
+
+    pub fn advance(&mut self, server: usize) {
+        self.keepers.advancing.remove(&server);
+        if !self.keepers.lagging.contains(&server) {
+            let lag = self.zoo.lag(server);
+            let count = self.rng.random_range(1..=lag.max(1));
+            self.zoo.advance(server, count);
+        }
+        self.pump();
+    }
+
+    pub fn arrive(&mut self, pid: Pid, connection: u64, delivery: Delivery) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.paused {
+            process.frozen.push(Happening::Arrive(pid, connection, delivery));
+            return;
+        }
+        let client = &mut process.keeper;
+        if client.connection.is_none_or(|current| current.id != connection || current.mute != Silence::Nothing) {
+            return;
+        }
+        let event = match delivery {
+            Delivery::Changed { path } => {
+                client.watching.remove(&path);
+                KeeperEvent::Changed { path }
+            }
+            Delivery::Outcome { id, outcome } => {
+                let sent = client.outstanding.pop_front();
+                assert_eq!(sent.map(|(sent, _)| sent), Some(id), "answers come in the order of the requests");
+                client.done.remove(&id);
+                if client.seals.remove(&id) {
+                    let won = matches!(outcome, Outcome::Ok(_));
+                    self.counts.one(if won { "seal answered" } else { "seal refused" });
+                }
+                let Some(client) = self.keeper(pid) else { return };
+                if client.reported.remove(&id) {
+                    self.flush(pid);
+                    return;
+                }
+                KeeperEvent::Outcome { id, session: SessionNumber(client.number), outcome }
+            }
+        };
+        self.tell(pid, Event::Keeper(event));
+        self.flush(pid);
+    }
+
+    /// A request has waited long enough: its outcome is unknown, whatever becomes of it.
+    pub fn give_up(&mut self, pid: Pid, id: RequestId) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.paused {
+            process.frozen.push(Happening::Deadline(pid, id));
+            return;
+        }
+        let client = &mut process.keeper;
+        let queued = client.urgent.len() + client.normal.len();
+        client.urgent.retain(|(queued, _)| *queued != id);
+        client.normal.retain(|(queued, _)| *queued != id);
+        let was_queued = client.urgent.len() + client.normal.len() < queued;
+        let sent = client.outstanding.iter().any(|(sent, _)| *sent == id) && client.reported.insert(id);
+        if was_queued || sent {
+            self.counts.one("request given up by its client");
+            self.report_unknown(pid, id, "deadline");
+        }
+    }
+
+    fn report_unknown(&mut self, pid: Pid, id: RequestId, why: &str) {
+        let Some(client) = self.keeper(pid) else { return };
+        let (session, outcome) = (SessionNumber(client.number), Outcome::Unknown(why.to_owned()));
+        let event = Event::Keeper(KeeperEvent::Outcome { id, session, outcome });
+        // "Has been, or is about to be": also after the session's end, or the next one's beginning.
+        if self.chance(1_000) {
+            let delay = self.rng.random_range(1..200 * MILLI);
+            self.after(delay, Happening::Tell(pid, event));
+        } else {
+            self.tell(pid, event);
+        }
+    }
+
+    /// A connection ends and its client finds out. Up to `adrift` requests stay in the server's socket.
+    pub fn break_connection(&mut self, pid: Pid, adrift: usize) {
+        let now = self.now;
+        let Some(client) = self.keeper(pid) else { return };
+        let (Some(_), Some(session)) = (client.connection.take(), client.session) else { return };
+        let number = SessionNumber(client.number);
+        let outstanding = std::mem::take(&mut client.outstanding);
+        let watching = std::mem::take(&mut client.watching);
+        let done = std::mem::take(&mut client.done);
+        let reported = std::mem::take(&mut client.reported);
+        client.lost_at = now;
+        client.falls_silent(now);
+        if self.zoo.attached(session).is_some() {
+            self.zoo.cut(session, adrift);
+        }
+        self.note(("cut", pid.0, outstanding.len()), || {
+            format!("{pid:?} loses its connection to zookeeper, {} requests unknown", outstanding.len())
+        });
+        self.counts.one("connection to zookeeper lost");
+        let first = self.rng.random_bool(0.5);
+        if first {
+            self.tell(pid, Event::Keeper(KeeperEvent::Disconnected { session: number }));
+        }
+        for (id, _) in outstanding {
+            if done.contains(&id) {
+                self.counts.one("lost reply of an applied write");
+            }
+            if !reported.contains(&id) {
+                self.report_unknown(pid, id, "connection lost");
+            }
+        }
+        for path in watching {
+            self.tell(pid, Event::Keeper(KeeperEvent::Changed { path }));
+        }
+        if !first {
+            self.tell(pid, Event::Keeper(KeeperEvent::Disconnected { session: number }));
+        }
+        self.watch_session(session);
+        self.drift();
+        self.after_connection_lost(pid);
+    }
+
+    /// Has the client try for a connection soon.
+    pub fn after_connection_lost(&mut self, pid: Pid) {
+        let delay = self.rng.random_range(MILLI..50 * MILLI);
+        let Some(client) = self.keeper(pid) else { return };
+        client.reconnect_serial += 1;
+        let serial = client.reconnect_serial;
+        self.after(delay, Happening::Reconnect(pid, serial));
+    }
+
+    pub fn reconnect(&mut self, pid: Pid, serial: u64) {
+        let now = self.now;
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.paused {
+            process.frozen.push(Happening::Reconnect(pid, serial));
+            return;
+        }
+        let node = process.place.node;
+        let client = &mut process.keeper;
+        if client.reconnect_serial != serial || client.connection.is_some() {
+            return;
+        }
+        if client.session.is_some() && now > client.lost_at + SELF_EXPIRY {
+            self.counts.one("session given up by its client");
+            self.session_over(pid);
+            return;
+        }
+        if self.keepers.down || self.keepers.isolated.contains(&node) {
+            self.after_connection_lost(pid);
+            return;
+        }
+        let server = self.rng.random_range(0..self.zoo.servers());
+        let Some(client) = self.keeper(pid) else { return };
+        let session = match client.session {
+            None => {
+                client.number += 1;
+                let session = self.zoo.connect(server);
+                self.keepers.owners.insert(session, pid);
+                session
+            }
+            Some(session) => match self.zoo.attach(session, server) {
+                Ok(()) => session,
+                Err(AttachError::Behind) => {
+                    self.counts.one("server behind the session");
+                    self.after_connection_lost(pid);
+                    return;
+                }
+                Err(AttachError::Expired) => {
+                    self.session_over(pid);
+                    return;
+                }
+            },
+        };
+        self.keepers.silent.remove(&session);
+        let id = self.fresh();
+        let Some(client) = self.keeper(pid) else { return };
+        client.session = Some(session);
+        client.connection = Some(Connection { id, server, mute: Silence::Nothing });
+        client.silent_since = None;
+        let number = SessionNumber(client.number);
+        self.note(("connected", pid.0, session.0, server), || {
+            format!("{pid:?} is connected to server {server} by {session:?}")
+        });
+        let event = KeeperEvent::Connected { session: number, timeout_ms: SESSION_TIMEOUT / MILLI };
+        self.tell(pid, Event::Keeper(event));
+        self.flush(pid);
+        self.pump();
+    }
+
+    /// The client learns, or decides, that its session is over; it goes for a new one.
+    fn session_over(&mut self, pid: Pid) {
+        let half = self.rng.random_bool(0.5);
+        let Some(client) = self.keeper(pid) else { return };
+        let Some(session) = client.session.take() else { return };
+        let number = SessionNumber(client.number);
+        self.counts.one("session expired");
+        self.note(("expired", pid.0, session.0), || format!("{pid:?} finds {session:?} expired"));
+        self.tell(pid, Event::Keeper(KeeperEvent::Expired { session: number }));
+        if half {
+            let Some(client) = self.keeper(pid) else { return };
+            let queued: Vec<RequestId> =
+                client.urgent.drain(..).chain(client.normal.drain(..)).map(|(id, _)| id).collect();
+            for id in queued {
+                self.report_unknown(pid, id, "session expired");
+            }
+        }
+        self.after_connection_lost(pid);
+    }
+
+    /// A client finds its connection dead that has been so for a while.
+    pub fn notice(&mut self, pid: Pid, connection: u64) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.paused {
+            process.frozen.push(Happening::Notice(pid, connection));
+            return;
+        }
+        let Some(session) = process.keeper.session else { return };
+        if process.keeper.connection.is_some_and(|current| current.id == connection) {
+            let waiting = self.zoo.waiting(session);
+            let adrift = self.rng.random_range(0..=waiting);
+            self.break_connection(pid, adrift);
+        }
+    }
+
+    /// Takes a part of a connection's life away; the client notices after a while.
+    pub fn mute(&mut self, pid: Pid, mute: Silence, notice: Micros) {
+        let now = self.now;
+        let Some(client) = self.keeper(pid) else { return };
+        let (Some(connection), Some(session)) = (&mut client.connection, client.session) else { return };
+        connection.mute = mute;
+        let id = connection.id;
+        if mute == Silence::Both {
+            client.falls_silent(now);
+            self.watch_session(session);
+        }
+        self.after(notice, Happening::Notice(pid, id));
+    }
+
+    /// The ensemble ends a session.
+    pub fn expire_session(&mut self, session: SessionId) {
+        if !self.zoo.alive(session) {
+            return;
+        }
+        self.zoo.expire(session);
+        self.note(("expire", session.0), || format!("zookeeper expires {session:?}"));
+        if let Some(pid) = self.keepers.owners.get(&session).copied() {
+            if self.processes.get(&pid).is_some_and(|process| process.paused) {
+                self.counts.one("pause outlived the session");
+            }
+            if let Some(connection) = self.keeper(pid).and_then(|client| client.connection) {
+                let delay = self.rng.random_range(1..50 * MILLI);
+                self.after(delay, Happening::Notice(pid, connection.id));
+            }
+        }
+        self.pump();
+    }
+
+    /// Has the ensemble look at a session that fell silent, once its time is over.
+    pub fn watch_session(&mut self, session: SessionId) {
+        self.keepers.silent.entry(session).or_insert(self.now);
+        let slack = self.rng.random_range(0..SESSION_TIMEOUT / 3);
+        self.after(SESSION_TIMEOUT + slack, Happening::SessionClock(session));
+    }
+
+    pub fn session_clock(&mut self, session: SessionId) {
+        if !self.zoo.alive(session) {
+            return;
+        }
+        if self.keepers.down {
+            self.after(SESSION_TIMEOUT, Happening::SessionClock(session));
+            return;
+        }
+        let silent = self.keepers.silent.get(&session).copied();
+        if silent.is_some_and(|since| since + SESSION_TIMEOUT <= self.now) {
+            self.expire_session(session);
+        }
+    }
+
+    /// A paused process goes on, or a mute ends: the ensemble hears of the session again, if it still has it.
+    pub fn speak_again(&mut self, pid: Pid) {
+        let Some(client) = self.keeper(pid) else { return };
+        let (Some(connection), Some(session)) = (client.connection, client.session) else { return };
+        if connection.mute == Silence::Both {
+            return;
+        }
+        client.silent_since = None;
+        self.keepers.silent.remove(&session);
+        if !self.zoo.alive(session) {
+            self.after(1, Happening::Notice(pid, connection.id));
+        }
+    }
+
+    /// What a dead process leaves at ZooKeeper: a session that lives on for a while, and requests in a socket.
+    pub fn abandon_session(&mut self, pid: Pid, death: Death) {
+        let Some(client) = self.keeper(pid) else { return };
+        let Some(session) = client.session else { return };
+        if death == Death::Exit && self.rng.random_bool(0.5) {
+            self.zoo.expire(session);
+            self.pump();
+            return;
+        }
+        if self.zoo.attached(session).is_some() {
+            let waiting = self.zoo.waiting(session);
+            let adrift = self.rng.random_range(0..=waiting);
+            self.zoo.cut(session, adrift);
+            self.drift();
+        }
+        self.watch_session(session);
+    }
+
+    fn drift(&mut self) {
+        if self.zoo.adrift() > 0 && !self.keepers.late_due {
+            self.keepers.late_due = true;
+            // Mostly soon, while what was sent before them is still being looked at; sometimes much later.
+            let most = if self.rng.random_bool(0.7) { 20 * MILLI } else { 2 * SECOND };
+            let delay = self.rng.random_range(1..most);
+            self.after(delay, Happening::Late);
+        }
+    }
+
+    pub fn serve_late(&mut self) {
+        self.keepers.late_due = false;
+        let sockets = self.zoo.adrift();
+        if sockets > 0 && !self.keepers.down {
+            let socket = self.rng.random_range(0..sockets);
+            let late = self.zoo.serve_adrift(socket);
+            self.counts.one(match late {
+                Late::Applied => "late application",
+                Late::Nothing => "late request without effect",
+                Late::SessionGone => "late request of a session that is gone",
+            });
+            self.note(("late", late == Late::Applied), || format!("a late request: {late:?}"));
+            self.pump();
+        }
+        self.drift();
+    }
+
+    /// Number of requests in the sockets of a process' connection.
+    pub fn in_socket(&self, pid: Pid) -> usize {
+        let session = self.processes.get(&pid).and_then(|process| process.keeper.session);
+        session.map_or(0, |session| self.zoo.waiting(session))
+    }
+}

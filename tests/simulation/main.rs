@@ -1,0 +1,121 @@
+//! A simulated world around the real core: one seed, one run, the same every time.
+//!
+//! `BEQUEST_SEEDS` and `BEQUEST_STEPS` say how many runs and how long; `BEQUEST_SEED` with the test `one_seed` replays
+//! one of them, and `BEQUEST_TRACE=1` prints what happened last in it.
+
+// Nothing of a test program is exported; `pub` says what other files of it use.
+#![allow(unreachable_pub)]
+
+mod clients;
+mod counts;
+mod disk;
+mod faults;
+mod genesis;
+mod healing;
+mod history;
+mod host;
+mod keeper;
+mod machine;
+mod mix;
+mod network;
+mod process;
+mod trace;
+mod wal;
+mod words;
+mod world;
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use counts::Counts;
+
+const SEEDS: u64 = 500;
+const STEPS: u64 = 2_000;
+const THREADS: usize = 2;
+
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
+}
+
+fn steps() -> u64 {
+    setting("BEQUEST_STEPS").unwrap_or(STEPS)
+}
+
+/// Runs one seed; what went wrong, if anything did, and the last of its trace.
+fn run(seed: u64, keep_trace: bool) -> (Counts, u64, Result<(), String>) {
+    let mut world = world::of_seed(seed, keep_trace);
+    let result = catch_unwind(AssertUnwindSafe(|| world.live(steps())));
+    if keep_trace {
+        world.trace.lines().for_each(|line| eprintln!("{line}"));
+    }
+    let result = result.map_err(|payload| {
+        let text = payload.downcast_ref::<String>().cloned();
+        text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+    });
+    (world.counts, world.trace.hash(), result)
+}
+
+fn complaint(seed: u64, what: &str) -> String {
+    let mix = mix::of_seed(seed).name;
+    let steps = match setting("BEQUEST_STEPS") {
+        Some(steps) => format!("BEQUEST_STEPS={steps} "),
+        None => String::new(),
+    };
+    format!(
+        "seed {seed} (mix {mix}): {what}\n  replay: {steps}BEQUEST_TRACE=1 BEQUEST_SEED={seed} \
+         cargo test --no-default-features --test simulation one_seed -- --nocapture"
+    )
+}
+
+#[test]
+fn every_seed_keeps_the_invariants() {
+    let seeds = setting("BEQUEST_SEEDS").unwrap_or(SEEDS);
+    let first = setting("BEQUEST_FIRST_SEED").unwrap_or(0);
+    let next = AtomicU64::new(first);
+    let found = Mutex::new((Counts::default(), Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= first + seeds {
+                    return;
+                }
+                let (counts, _, result) = run(seed, false);
+                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                found.0.merge(&counts);
+                if let Err(what) = result {
+                    found.1.push(complaint(seed, &what));
+                }
+            });
+        }
+    });
+    let (counts, complaints) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{counts}");
+    for complaint in complaints.iter().take(20) {
+        println!("{complaint}");
+    }
+    assert!(complaints.is_empty(), "{} of {seeds} seeds failed; the first: {}", complaints.len(), complaints[0]);
+    let missing = counts.missing();
+    assert!(seeds < SEEDS || missing.is_empty(), "never reached: {missing:?}");
+}
+
+#[test]
+fn one_seed() {
+    let Some(seed) = setting("BEQUEST_SEED") else { return };
+    let (counts, hash, result) = run(seed, setting("BEQUEST_TRACE") == Some(1));
+    println!("{counts}seed {seed}: trace hash {hash:016x}");
+    if let Err(what) = result {
+        panic!("{}", complaint(seed, &what));
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..mix::MIXES.len() as u64 * 3 {
+        let (_, first, _) = run(seed, false);
+        let (_, second, _) = run(seed, false);
+        assert_eq!(first, second, "seed {seed}");
+    }
+}

@@ -1,0 +1,289 @@
+//! Links between processes: handshakes, messages, and the many ways in which they do not arrive.
+
+use std::collections::BTreeMap;
+
+use bequest::replica::event::{Event, Incarnation, LinkEvent, NodeId};
+use bytes::Bytes;
+use rand::Rng;
+
+use crate::mix::{Micros, MILLI, SECOND};
+use crate::process::Death;
+use crate::world::{Happening, Pid, Place, World};
+
+/// How one node fails to reach another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Block {
+    /// Packets vanish.
+    Silent,
+    /// A firewall refuses connections.
+    Reject,
+}
+
+/// What concerns the network as a whole.
+#[derive(Debug, Default)]
+pub struct Network {
+    /// From one node to another.
+    pub blocked: BTreeMap<(u64, u64), Block>,
+    /// Hosts that lost power and answer nothing, not even with a refusal.
+    pub dark: BTreeMap<Place, Micros>,
+}
+
+/// One process' side of its links.
+#[derive(Debug, Default)]
+pub struct Ends {
+    orders: BTreeMap<NodeId, Order>,
+    up: BTreeMap<NodeId, End>,
+}
+
+#[derive(Clone, Debug)]
+struct Order {
+    incarnation: Incarnation,
+    address: String,
+    serial: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct End {
+    link: u64,
+    peer: Pid,
+    arrive_at: Micros,
+}
+
+impl World {
+    fn blocked(&self, from: u64, to: u64) -> Option<Block> {
+        self.network.blocked.get(&(from, to)).copied()
+    }
+
+    fn listener(&self, address: &str) -> Option<Pid> {
+        self.processes.values().find(|process| process.place.address() == address).map(|process| process.pid)
+    }
+
+    fn is_dark(&self, address: &str) -> bool {
+        self.network.dark.iter().any(|(place, until)| place.address() == address && *until > self.now)
+    }
+
+    /// A core orders a link, for ever.
+    pub fn order_link(&mut self, pid: Pid, peer: NodeId, incarnation: Incarnation, address: String) {
+        let serial = self.fresh();
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.ends.orders.insert(peer, Order { incarnation, address, serial });
+        self.after(1, Happening::Dial(pid, peer, serial));
+    }
+
+    fn dial_later(&mut self, pid: Pid, peer: NodeId, serial: u64) {
+        let delay = self.rng.random_range(10 * MILLI..100 * MILLI);
+        self.after(delay, Happening::Dial(pid, peer, serial));
+    }
+
+    pub fn dial(&mut self, pid: Pid, peer: NodeId, serial: u64) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.paused {
+            process.frozen.push(Happening::Dial(pid, peer, serial));
+            return;
+        }
+        let node = process.place.node;
+        let Some(order) = process.ends.orders.get(&peer).filter(|order| order.serial == serial).cloned() else {
+            return;
+        };
+        let Some(own) = process.incarnation else {
+            self.dial_later(pid, peer, serial);
+            return;
+        };
+        let linked = process.ends.up.get(&peer).map(|end| end.peer);
+        let there = self.listener(&order.address);
+        if linked.is_some() && linked == there {
+            self.dial_later(pid, peer, serial);
+            return;
+        }
+        let to = self.blocked(node, peer.0);
+        let back = self.blocked(peer.0, node);
+        let refused = to == Some(Block::Reject)
+            || (to.is_none() && back.is_none() && there.is_none() && !self.is_dark(&order.address));
+        if refused {
+            if linked.is_none() {
+                self.counts.one("connection refused");
+                self.tell(pid, Event::Link(peer, LinkEvent::Refused));
+            }
+            self.dial_later(pid, peer, serial);
+            return;
+        }
+        let handshake = there.filter(|_| to.is_none() && back.is_none()).filter(|there| {
+            self.processes.get(there).is_some_and(|process| {
+                !process.paused && process.incarnation.is_some_and(|incarnation| incarnation >= order.incarnation)
+            })
+        });
+        if let Some(there) = handshake {
+            let link = self.fresh();
+            let first = self.draw(self.mix.network);
+            let second = self.draw(self.mix.network);
+            self.note(("link", pid.0, there.0), || format!("{pid:?} ({own:?}) links to {there:?}"));
+            let end = End { link, peer: there, arrive_at: 0 };
+            self.replace_end(pid, peer, end);
+            self.replace_end(there, NodeId(node), End { link, peer: pid, arrive_at: 0 });
+            self.after(first, Happening::LinkUp(pid, peer, link));
+            self.after(second, Happening::LinkUp(there, NodeId(node), link));
+        }
+        self.dial_later(pid, peer, serial);
+    }
+
+    fn replace_end(&mut self, pid: Pid, peer: NodeId, end: End) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.ends.up.insert(peer, end).is_some() {
+            self.tell(pid, Event::Link(peer, LinkEvent::Down));
+        }
+    }
+
+    pub fn link_up(&mut self, pid: Pid, peer: NodeId, link: u64) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.paused {
+            process.frozen.push(Happening::LinkUp(pid, peer, link));
+            return;
+        }
+        let Some(end) = process.ends.up.get(&peer).filter(|end| end.link == link).copied() else { return };
+        let incarnation = self.processes.get(&end.peer).and_then(|process| process.incarnation);
+        match incarnation {
+            Some(incarnation) => self.tell(pid, Event::Link(peer, LinkEvent::Up { incarnation })),
+            // It died in the middle of the handshake.
+            None => {
+                if let Some(process) = self.processes.get_mut(&pid) {
+                    process.ends.up.remove(&peer);
+                }
+            }
+        }
+    }
+
+    pub fn link_down(&mut self, pid: Pid, peer: NodeId, link: u64) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.paused {
+            process.frozen.push(Happening::LinkDown(pid, peer, link));
+            return;
+        }
+        let node = process.place.node;
+        let Some(end) = process.ends.up.get(&peer).filter(|end| end.link == link).copied() else { return };
+        process.ends.up.remove(&peer);
+        self.note(("link down", pid.0, peer.0), || format!("{pid:?} finds its link to {peer:?} ended"));
+        self.tell(pid, Event::Link(peer, LinkEvent::Down));
+        if let Some(order) = self.processes.get(&pid).and_then(|process| process.ends.orders.get(&peer)) {
+            let serial = order.serial;
+            let delay = self.rng.random_range(1..5 * MILLI);
+            self.after(delay, Happening::Dial(pid, peer, serial));
+        }
+        // The other side is told, unless its packets vanish.
+        if self.blocked(node, peer.0).is_none() {
+            let delay = self.draw(self.mix.network);
+            self.after(delay, Happening::LinkDown(end.peer, NodeId(node), link));
+        }
+    }
+
+    /// A core sends a message.
+    pub fn send(&mut self, pid: Pid, peer: NodeId, bytes: Bytes) {
+        let delay = self.draw(self.mix.network);
+        let (dropped, reordered) = (self.chance(self.mix.dropped), self.chance(self.mix.reordered));
+        let duplicated = self.chance(self.mix.duplicated);
+        let extra = self.rng.random_range(0..50 * MILLI);
+        let now = self.now;
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let from = NodeId(process.place.node);
+        let Some(end) = process.ends.up.get_mut(&peer) else { return };
+        if dropped {
+            self.counts.one("message dropped");
+            return;
+        }
+        let at = if reordered {
+            now + delay + extra
+        } else {
+            end.arrive_at = end.arrive_at.max(now + delay);
+            end.arrive_at
+        };
+        let (to, link) = (end.peer, end.link);
+        self.after(at - now, Happening::Message { to, from, link, bytes: bytes.clone() });
+        if duplicated {
+            self.counts.one("message duplicated");
+            self.after(at - now + extra, Happening::Message { to, from, link, bytes });
+        }
+    }
+
+    pub fn message(&mut self, to: Pid, from: NodeId, link: u64, bytes: Bytes) {
+        let stale = self.chance(self.mix.stale);
+        let Some(process) = self.processes.get_mut(&to) else { return };
+        if process.paused {
+            process.frozen.push(Happening::Message { to, from, link, bytes });
+            return;
+        }
+        let current = process.ends.up.get(&from).is_some_and(|end| end.link == link);
+        let node = process.place.node;
+        if self.blocked(from.0, node).is_some() {
+            self.counts.one("message lost in a partition");
+            return;
+        }
+        if !current {
+            if !stale {
+                return;
+            }
+            self.counts.one("message delivered after its link");
+        }
+        self.tell(to, Event::Link(from, LinkEvent::Message(bytes)));
+    }
+
+    /// A core wants to know who answers at an address.
+    pub fn probe(&mut self, pid: Pid, address: &str) {
+        let Some(node) = self.processes.get(&pid).map(|process| process.place.node) else { return };
+        let answer = self
+            .listener(address)
+            .and_then(|there| self.processes.get(&there))
+            .filter(|there| !there.paused)
+            .filter(|there| self.blocked(node, there.place.node).is_none())
+            .map(|there| there.nonce);
+        let delay = match answer {
+            Some(_) => self.draw(self.mix.network) * 2,
+            None => self.rng.random_range(MILLI..SECOND),
+        };
+        self.after(delay, Happening::Tell(pid, Event::Probed { nonce: answer }));
+    }
+
+    /// What a death does to a process' links.
+    pub fn hang_up(&mut self, pid: Pid, death: Death) {
+        let Some(process) = self.processes.get(&pid) else { return };
+        let (place, node) = (process.place, process.place.node);
+        let ends: Vec<(NodeId, End)> = process.ends.up.iter().map(|(peer, end)| (*peer, *end)).collect();
+        if death == Death::Power {
+            let until = self.now + self.rng.random_range(0..SECOND);
+            self.network.dark.insert(place, until);
+        }
+        for (peer, end) in ends {
+            let told = death != Death::Power && self.blocked(node, peer.0).is_none();
+            let delay = if told { self.draw(self.mix.network) } else { self.rng.random_range(200 * MILLI..3 * SECOND) };
+            self.after(delay, Happening::LinkDown(end.peer, NodeId(node), end.link));
+        }
+    }
+
+    /// Packets between two nodes stop: each side finds out for itself, if at all before they flow again.
+    pub fn block(&mut self, from: u64, to: u64, block: Block) {
+        self.network.blocked.insert((from, to), block);
+        for (pid, peer, end) in self.ends_between(from, to) {
+            if block == Block::Reject || self.rng.random_bool(0.5) {
+                let most = if block == Block::Reject { 50 * MILLI } else { 2 * SECOND };
+                let delay = self.rng.random_range(1..most);
+                self.after(delay, Happening::LinkDown(pid, peer, end.link));
+            }
+        }
+    }
+
+    /// Breaks the links between two nodes.
+    pub fn unlink(&mut self, one: u64, other: u64) {
+        for (pid, peer, end) in self.ends_between(one, other) {
+            let delay = self.rng.random_range(1..5 * MILLI);
+            self.after(delay, Happening::LinkDown(pid, peer, end.link));
+        }
+    }
+
+    fn ends_between(&self, one: u64, other: u64) -> Vec<(Pid, NodeId, End)> {
+        let both = [(one, other), (other, one)];
+        self.processes
+            .values()
+            .flat_map(|process| process.ends.up.iter().map(move |(peer, end)| (process, *peer, *end)))
+            .filter(|(process, peer, _)| both.contains(&(process.place.node, peer.0)))
+            .map(|(process, peer, end)| (process.pid, peer, end))
+            .collect()
+    }
+}

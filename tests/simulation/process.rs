@@ -1,0 +1,453 @@
+//! Processes: birth, steps of the core, what becomes of its effects, death.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bequest::replica::event::{Config, Effect, Event, GroupNumber, Incarnation, NodeId, Token};
+use bequest::replica::status::{GroupStatus, Role};
+use bequest::replica::Core;
+use bequest_recovery::record::Addresses;
+use rand::Rng;
+
+use crate::disk::Write;
+use crate::genesis::GROUP;
+use crate::host::{Host, Job};
+use crate::keeper::Client;
+use crate::mix::{Micros, MILLI, SECOND};
+use crate::network::Ends;
+use crate::world::{Happening, Pid, Place, World};
+
+/// The one group of a run.
+pub const NUMBER: GroupNumber = GroupNumber(1);
+
+/// One process.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: Pid,
+    pub place: Place,
+    pub nonce: u64,
+    pub born: Micros,
+    pub clock_offset: Micros,
+    pub core: Core,
+    pub inbox: Vec<Event>,
+    pub step_due: bool,
+    pub wake_serial: u64,
+    /// Stopped by a signal; what would happen to it is kept for later.
+    pub paused: bool,
+    pub frozen: Vec<Happening>,
+    pub incarnation: Option<Incarnation>,
+    pub joined: bool,
+    pub host: Host,
+    pub machine_busy: bool,
+    /// Writes on their way to the disk, with the number to be reported.
+    pub writes: VecDeque<DiskJob>,
+    pub keeper: Client,
+    pub ends: Ends,
+    /// Tokens given to the core and not answered yet.
+    pub tokens: BTreeSet<Token>,
+    pub status: Option<Box<GroupStatus>>,
+    pub leading: bool,
+    pub shutting_down: bool,
+    /// Steps since the clock moved.
+    pub hurry: (Micros, u32),
+}
+
+/// Work for the disk's thread.
+#[derive(Debug)]
+pub enum DiskJob {
+    Persist(Box<bequest::replica::event::Persist>),
+    Fetch { low: u64, high: u64 },
+}
+
+/// How a process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Death {
+    /// By a signal: the kernel closes its connections, what it wrote stays.
+    Process,
+    /// With its machine: nobody is told, unsynced writes are lost.
+    Power,
+    /// By its own decision.
+    Exit,
+}
+
+impl World {
+    pub fn give_birth(&mut self, place: Place) {
+        if self.at(place).is_some() || (place.host != 0 && self.healing) {
+            return;
+        }
+        let pid = Pid(self.fresh());
+        let disk = self.disks.entry(place).or_default().written.clone();
+        let config = self.config(place, disk.identity);
+        let nonce = config.nonce;
+        let host = Host::new(self.durable, &disk.machine);
+        let window = [4, 16, 128][self.rng.random_range(0..3)];
+        let process = Process {
+            pid,
+            place,
+            nonce,
+            born: self.now,
+            clock_offset: self.rng.random_range(0..100 * SECOND),
+            core: Core::new(config),
+            inbox: Vec::new(),
+            step_due: false,
+            wake_serial: 0,
+            paused: false,
+            frozen: Vec::new(),
+            incarnation: None,
+            joined: false,
+            host,
+            machine_busy: false,
+            writes: VecDeque::new(),
+            keeper: Client::new(window),
+            ends: Ends::default(),
+            tokens: BTreeSet::new(),
+            status: None,
+            leading: false,
+            shutting_down: false,
+            hurry: (0, 0),
+        };
+        self.processes.insert(pid, process);
+        self.counts.one("born");
+        self.note(("birth", pid.0), || {
+            format!("{place:?} is born as {pid:?}, its disk {}", if disk.log.is_some() { "used" } else { "empty" })
+        });
+        self.after_connection_lost(pid);
+        let join = self.rng.random_range(0..30 * MILLI);
+        self.after(join, Happening::Join(pid));
+        self.tell(pid, Event::Tick);
+        let sync = self.rng.random_range(MILLI..200 * MILLI);
+        self.after(sync, Happening::DiskSync(place));
+    }
+
+    fn config(&mut self, place: Place, cluster: Option<bequest_recovery::record::Uuid>) -> Config {
+        Config {
+            node: NodeId(place.node),
+            addresses: Addresses { peer: place.address(), client: format!("http://node{}", place.node) },
+            nonce: self.rng.random(),
+            seed: self.rng.random(),
+            cluster,
+            beat: Duration::from_millis(30),
+            election_timeout: Duration::from_millis(150),
+            poll: Duration::from_millis(1_000),
+            segment_bytes: self.mix.segment_bytes,
+            segments_in_flight: self.mix.segments_in_flight,
+            proposal_bytes_in_flight: 2 * 1024,
+            proposals_in_flight: 16,
+            reads_in_flight: 8,
+            log_cache_bytes: self.mix.log_cache_bytes,
+        }
+    }
+
+    pub fn join(&mut self, pid: Pid) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.paused {
+            process.frozen.push(Happening::Join(pid));
+            return;
+        }
+        let applied = process.host.applied();
+        let mut local = self.disks.entry(process.place).or_default().written.log.clone();
+        process.joined = true;
+        // Payloads of what is applied may have been left on disk.
+        if let Some(local) = &mut local {
+            if self.rng.random_bool(0.5) {
+                local
+                    .slots
+                    .iter_mut()
+                    .filter(|slot| slot.position.index <= applied.min(local.commit))
+                    .for_each(|slot| slot.entry = None);
+            }
+        }
+        self.note(("join", pid.0, applied), || {
+            let log = local
+                .as_ref()
+                .map(|log| (log.base.index, log.slots.last().map(|slot| slot.position.index), log.term, log.commit));
+            format!("{pid:?} joins with applied={applied} log (base, last, term, commit)={log:?}")
+        });
+        self.tell(pid, Event::Join { group: NUMBER, name: GROUP.to_owned(), local, applied });
+    }
+
+    /// Puts something into a process' inbox; its core is stepped soon.
+    pub fn tell(&mut self, pid: Pid, event: Event) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.inbox.push(event);
+        if !process.step_due {
+            process.step_due = true;
+            let delay = self.rng.random_range(1..200);
+            self.after(delay, Happening::Step(pid));
+        }
+    }
+
+    pub fn wake(&mut self, pid: Pid, serial: u64) {
+        if self.processes.get(&pid).is_some_and(|process| process.wake_serial == serial) {
+            self.tell(pid, Event::Tick);
+        }
+    }
+
+    pub fn step(&mut self, pid: Pid) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.paused {
+            process.frozen.push(Happening::Step(pid));
+            return;
+        }
+        process.step_due = false;
+        process.wake_serial += 1;
+        let serial = process.wake_serial;
+        let events = std::mem::take(&mut process.inbox);
+        process.hurry =
+            if process.hurry.0 / MILLI == self.now / MILLI { (self.now, process.hurry.1 + 1) } else { (self.now, 0) };
+        assert!(process.hurry.1 < 500, "liveness: {pid:?} spins, 500 steps within a millisecond");
+        let now = bequest::replica::event::Now(Duration::from_micros(self.now - process.born + process.clock_offset));
+        if self.trace.keeps() {
+            for event in &events {
+                let text = crate::words::event(event);
+                self.trace.note(self.now, 0, || format!("{pid:?} <- {text}"));
+            }
+        }
+        let process = self.processes.get_mut(&pid).expect("still there");
+        let effects = process.core.step(now, events);
+        let wake_in = effects.wake_at.map(|at| at.since(now).as_micros() as Micros);
+        self.steps += 1;
+        self.note(("step", pid.0, effects.list.len(), wake_in), String::new);
+        if let Some(wake_in) = wake_in {
+            self.after(wake_in.max(1), Happening::Wake(pid, serial));
+        }
+        let killed_at = self.chance(self.mix.killed_in_step).then(|| self.rng.random_range(0..=effects.list.len()));
+        for (place, effect) in effects.list.into_iter().enumerate() {
+            if killed_at == Some(place) {
+                self.counts.one("killed between two effects");
+                break;
+            }
+            if !self.processes.contains_key(&pid) {
+                return;
+            }
+            if self.trace.keeps() {
+                let text = crate::words::effect(&effect);
+                self.trace.note(self.now, 0, || format!("{pid:?} -> {text}"));
+            }
+            self.carry_out(pid, effect);
+        }
+        if killed_at.is_some() {
+            self.die(pid, Death::Process);
+            self.come_back(pid);
+        }
+    }
+
+    fn carry_out(&mut self, pid: Pid, effect: Effect) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        match effect {
+            Effect::Keeper { id, urgency, request } => self.submit(pid, id, urgency, request),
+            Effect::Dial { peer, incarnation, address } => self.order_link(pid, peer, incarnation, address),
+            Effect::Probe { address } => self.probe(pid, &address),
+            Effect::Send { peer, message } => self.send(pid, peer, message),
+            Effect::PersistIdentity { cluster } => self.disks.entry(process.place).or_default().identify(cluster),
+            Effect::Persist(_, persist) => self.push_disk(pid, DiskJob::Persist(Box::new(persist))),
+            Effect::FetchLog { low, high, .. } => self.push_disk(pid, DiskJob::Fetch { low, high }),
+            Effect::Apply(_, entries) => self.push_machine(pid, Job::Apply(entries)),
+            Effect::Query(_, token) => self.push_machine(pid, Job::Query(token)),
+            Effect::SnapshotTake { upload, credit, .. } => self.push_machine(pid, Job::Take { upload, credit }),
+            Effect::SnapshotCredit { upload, credit, .. } => {
+                let output = process.host.grant(upload, credit);
+                self.machine_output(pid, output);
+            }
+            Effect::SnapshotAbandon { upload, .. } => process.host.drop_upload(upload),
+            Effect::RestoreBegin { restore, .. } => self.push_machine(pid, Job::Begin(restore)),
+            Effect::RestoreChunk { restore, chunk, .. } => self.push_machine(pid, Job::Chunk(restore, chunk)),
+            Effect::RestoreFinish { restore, applied, .. } => self.push_machine(pid, Job::Finish { restore, applied }),
+            Effect::RestoreAbandon { restore, .. } => self.push_machine(pid, Job::Abandon(restore)),
+            Effect::Leadership(_, leading) => {
+                process.leading = leading;
+                self.push_machine(pid, Job::Leadership(leading));
+            }
+            Effect::RefuseProposal(token, error) => self.proposal_refused(pid, token, &error),
+            Effect::RefuseRead(token, error) => self.read_refused(pid, token, &error),
+            Effect::Status(_, status) => self.status(pid, status),
+            Effect::StopGroup(_, error) => panic!("{pid:?} stops the group for no fault that justifies it: {error}"),
+            Effect::StopNode(error) => self.node_stops(pid, &error),
+            Effect::Registered { cluster: _, incarnation } => {
+                process.incarnation = Some(incarnation);
+                self.note(("registered", pid.0, incarnation.0), || format!("{pid:?} registered as {incarnation:?}"));
+            }
+            Effect::ShutDown => {
+                assert!(process.shutting_down, "{pid:?} shuts down unasked");
+                self.counts.one("shut down cleanly");
+                self.die(pid, Death::Exit);
+                self.come_back(pid);
+            }
+        }
+    }
+
+    fn push_disk(&mut self, pid: Pid, job: DiskJob) {
+        let delay = self.draw(self.mix.disk);
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.writes.push_back(job);
+        if process.writes.len() == 1 {
+            self.after(delay, Happening::DiskWrite(pid));
+        }
+    }
+
+    pub fn disk_write(&mut self, pid: Pid) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if process.paused {
+            process.frozen.push(Happening::DiskWrite(pid));
+            return;
+        }
+        // Writes that wait may be carried out and reported together.
+        let count = self.rng.random_range(1..=process.writes.len().max(1));
+        for _ in 0..count {
+            let Some(process) = self.processes.get_mut(&pid) else { return };
+            let Some(job) = process.writes.pop_front() else { break };
+            let disk = self.disks.entry(process.place).or_default();
+            let event = match job {
+                DiskJob::Persist(persist) => {
+                    let number = persist.number;
+                    disk.write(Write::Log(persist));
+                    Event::Persisted { group: NUMBER, number }
+                }
+                DiskJob::Fetch { low, high } => {
+                    self.counts.one("log fetched from disk");
+                    let mut entries = disk.entries(low, high);
+                    assert!(
+                        entries.first().is_some_and(|entry| entry.index == low),
+                        "fetches entry {low}, which it dropped"
+                    );
+                    let most = self.rng.random_range(1..=entries.len());
+                    entries.truncate(most);
+                    Event::LogFetched { group: NUMBER, entries }
+                }
+            };
+            self.tell(pid, event);
+        }
+        let delay = self.draw(self.mix.disk);
+        if self.processes.get(&pid).is_some_and(|process| !process.writes.is_empty()) {
+            self.after(delay, Happening::DiskWrite(pid));
+        }
+    }
+
+    pub fn disk_sync(&mut self, place: Place) {
+        if self.at(place).is_some() {
+            self.disks.entry(place).or_default().sync();
+            let delay = self.rng.random_range(MILLI..200 * MILLI);
+            self.after(delay, Happening::DiskSync(place));
+        }
+    }
+
+    pub fn disk_copy(&mut self, place: Place) {
+        self.disks.entry(place).or_default().back_up();
+    }
+
+    fn push_machine(&mut self, pid: Pid, job: Job) {
+        let delay = self.draw(self.mix.machine);
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.host.push(job);
+        if !process.machine_busy {
+            process.machine_busy = true;
+            self.after(delay, Happening::MachineJob(pid));
+        }
+    }
+
+    fn status(&mut self, pid: Pid, status: Box<GroupStatus>) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let before = process.status.as_ref().map(|before| before.role);
+        if before != Some(status.role) {
+            self.counts.one(&format!("role: {:?}", status.role));
+        }
+        if status.role == Role::Leader {
+            self.history.leads(process.place.node, pid, &status);
+        }
+        process.status = Some(status);
+    }
+
+    fn node_stops(&mut self, pid: Pid, error: &bequest::NodeError) {
+        let node = self.processes.get(&pid).map_or(0, |process| process.place.node);
+        assert!(
+            self.twins.contains_key(&node)
+                && matches!(
+                    error,
+                    bequest::NodeError::NodeAlreadyRunning { .. } | bequest::NodeError::Superseded { .. }
+                ),
+            "{pid:?} stops for no fault that justifies it: {error}"
+        );
+        self.counts.one(match error {
+            bequest::NodeError::Superseded { .. } => "twin superseded",
+            _ => "twin refused to start",
+        });
+        self.die(pid, Death::Exit);
+        // The operator finds the mistake: the node's own host is the one that goes on.
+        self.come_back(pid);
+    }
+
+    /// Ends a process.
+    pub fn die(&mut self, pid: Pid, death: Death) {
+        let Some(process) = self.processes.get(&pid) else { return };
+        let place = process.place;
+        let role = process.status.as_ref().map_or(Role::Birth, |status| status.role);
+        if death != Death::Exit {
+            self.counts.one(match death {
+                Death::Power => "dead: power",
+                _ => "dead: process",
+            });
+            self.counts.one(match role {
+                Role::Leader => "dead: while leading",
+                Role::Successor => "dead: while succeeding",
+                Role::Birth => "dead: while being born",
+                Role::Resigning => "dead: while resigning",
+                Role::Follower | Role::Stopped => "dead: while following",
+            });
+        }
+        self.note(("death", pid.0, death), || format!("{pid:?} at {place:?} dies ({death:?}) as {role:?}"));
+        self.abandon_session(pid, death);
+        self.hang_up(pid, death);
+        self.processes.remove(&pid);
+        self.forget_tokens(pid);
+        self.last_places.insert(pid, place);
+        if death == Death::Power {
+            let disk = self.disks.entry(place).or_default();
+            let kept = self.rng.random_range(0..=disk.unsynced());
+            disk.lose_power(kept);
+        }
+        if self.processes.is_empty() {
+            self.counts.one("all dead at once");
+        }
+    }
+
+    /// Has a dead process' node started again, on its own host.
+    pub fn come_back(&mut self, pid: Pid) {
+        let Some(place) = self.last_places.get(&pid).copied() else { return };
+        let delay = self.draw(self.mix.downtime);
+        self.after(delay, Happening::Birth(Place { node: place.node, host: 0 }));
+    }
+
+    /// Stops a process for a while.
+    pub fn pause(&mut self, pid: Pid) {
+        let now = self.now;
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.paused = true;
+            process.keeper.falls_silent(now);
+            if let Some(session) = process.keeper.session {
+                self.watch_session(session);
+            }
+        }
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&mut self, pid: Pid) {
+        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.paused) else { return };
+        process.paused = false;
+        let frozen = std::mem::take(&mut process.frozen);
+        for (place, happening) in frozen.into_iter().enumerate() {
+            self.after(1 + place as Micros, happening);
+        }
+        self.speak_again(pid);
+    }
+
+    /// Roles of all live processes, for a client that looks for the leader.
+    pub fn leaders(&self) -> BTreeMap<Pid, u64> {
+        self.processes
+            .values()
+            .filter_map(|process| {
+                let status = process.status.as_ref().filter(|status| status.role == Role::Leader)?;
+                Some((process.pid, status.term))
+            })
+            .collect()
+    }
+}

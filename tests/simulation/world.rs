@@ -1,0 +1,277 @@
+//! Everything there is in one run, and the order in which it happens.
+
+use std::collections::BTreeMap;
+
+use bequest::replica::event::{Event, NodeId, Token};
+use bequest_recovery::keeper::RequestId;
+use bequest_recovery::model::{Delivery, SessionId, ZooModel};
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::clients::Clients;
+use crate::counts::Counts;
+use crate::disk::Disk;
+use crate::faults::Fault;
+use crate::genesis;
+use crate::history::History;
+use crate::mix::{self, Delay, Machines, Micros, Mix, MILLI};
+use crate::network::Network;
+use crate::process::Process;
+use crate::trace::Trace;
+use crate::wal::Mirror;
+
+/// One process, counted over the whole run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pid(pub u64);
+
+/// A host that a node's process runs on: 0 is its own, 1 the one a twin is started on by mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    pub node: u64,
+    pub host: u8,
+}
+
+impl Place {
+    /// The address a process there listens at.
+    pub fn address(self) -> String {
+        format!("node{}-{}:7000", self.node, self.host)
+    }
+}
+
+/// Something to happen at a moment.
+#[derive(Debug)]
+pub enum Happening {
+    /// A process is started.
+    Birth(Place),
+    /// A core is given what is in its inbox.
+    Step(Pid),
+    /// A core's timer.
+    Wake(Pid, u64),
+    /// Something comes to a process' inbox.
+    Tell(Pid, Event),
+    /// The oldest write of a process reaches its disk.
+    DiskWrite(Pid),
+    /// A disk is synced.
+    DiskSync(Place),
+    /// A copy of a disk is set aside.
+    DiskCopy(Place),
+    /// The oldest job of a process' machine.
+    MachineJob(Pid),
+    /// The group is joined.
+    Join(Pid),
+    /// A client of ZooKeeper tries to get a connection.
+    Reconnect(Pid, u64),
+    /// ZooKeeper serves the oldest request of a connection.
+    Serve(Pid, u64),
+    /// Something from ZooKeeper reaches its client.
+    Arrive(Pid, u64, Delivery),
+    /// A request has waited long enough.
+    Deadline(Pid, RequestId),
+    /// A client of ZooKeeper finds its connection dead.
+    Notice(Pid, u64),
+    /// The ensemble looks whether a session is over.
+    SessionClock(SessionId),
+    /// A ZooKeeper server applies what others committed.
+    Advance(usize),
+    /// A request left in a broken connection's socket is served.
+    Late,
+    /// A process tries to get a link to a peer.
+    Dial(Pid, NodeId, u64),
+    /// A handshake completes on one side.
+    LinkUp(Pid, NodeId, u64),
+    /// One side finds its link ended.
+    LinkDown(Pid, NodeId, u64),
+    /// A message arrives.
+    Message { to: Pid, from: NodeId, link: u64, bytes: Bytes },
+    /// A client does something.
+    Client(u64),
+    /// The next fault.
+    Fault,
+    /// A fault ends.
+    End(Fault),
+    /// A process that was asked to shut down should be gone by now.
+    Overdue(Pid),
+}
+
+/// One run.
+pub struct World {
+    pub mix: &'static Mix,
+    pub rng: StdRng,
+    pub now: Micros,
+    /// How many steps cores have done.
+    pub steps: u64,
+    pub durable: bool,
+    pub zoo: ZooModel,
+    pub mirror: Mirror,
+    pub disks: BTreeMap<Place, Disk>,
+    pub processes: BTreeMap<Pid, Process>,
+    pub network: Network,
+    pub keepers: crate::keeper::Keepers,
+    pub clients: Clients,
+    pub history: History,
+    pub counts: Counts,
+    pub trace: Trace,
+    /// Faults are over.
+    pub healing: bool,
+    /// Where processes lived that are dead.
+    pub last_places: BTreeMap<Pid, Place>,
+    /// Since when a second process of a node may have been about, by node.
+    pub twins: BTreeMap<u64, Pid>,
+    queue: BTreeMap<(Micros, u64), Happening>,
+    serial: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, mix: &'static Mix, keep_trace: bool) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let durable = match mix.machines {
+            Machines::Volatile => false,
+            Machines::Durable => true,
+            Machines::Any => rng.random_bool(0.5),
+        };
+        let mut zoo = ZooModel::new(mix.servers);
+        let genesis = genesis::create(&mut zoo, mix);
+        let mut world = Self {
+            mix,
+            now: 0,
+            steps: 0,
+            durable,
+            mirror: Mirror::new(genesis.uuid, &zoo),
+            zoo,
+            disks: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            network: Network::default(),
+            keepers: crate::keeper::Keepers::default(),
+            clients: Clients::new(mix.clients),
+            history: History::default(),
+            counts: Counts::default(),
+            trace: Trace::new(keep_trace),
+            healing: false,
+            last_places: BTreeMap::new(),
+            twins: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            serial: 0,
+            rng,
+        };
+        for node in 1..=mix.nodes {
+            let delay = world.rng.random_range(0..20 * MILLI);
+            world.after(delay, Happening::Birth(Place { node, host: 0 }));
+        }
+        for client in 0..mix.clients {
+            world.after(100 * MILLI, Happening::Client(client));
+        }
+        let calm = world.draw(mix.calm);
+        world.after(200 * MILLI + calm, Happening::Fault);
+        world
+    }
+
+    /// A number that was never given before in this run.
+    pub fn fresh(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// A token that was never given before in this run.
+    pub fn fresh_token(&mut self) -> Token {
+        Token(self.fresh())
+    }
+
+    /// Draws a delay.
+    pub fn draw(&mut self, delay: Delay) -> Micros {
+        let drawn = self.rng.random_range(delay.min..=delay.max);
+        if !self.healing && self.rng.random_ratio(1, 50) {
+            drawn * 10
+        } else {
+            drawn
+        }
+    }
+
+    /// Whether something of this many in 10,000 happens now. Nothing bad does once the faults are over.
+    pub fn chance(&mut self, in_10_000: u32) -> bool {
+        !self.healing && self.rng.random_ratio(in_10_000, 10_000)
+    }
+
+    /// Lets something happen later.
+    pub fn after(&mut self, delay: Micros, happening: Happening) {
+        let serial = self.fresh();
+        self.queue.insert((self.now + delay, serial), happening);
+    }
+
+    /// Runs until the cores have done this many steps more, or `done` says so; `false` if nothing is left to happen
+    /// before `until`.
+    pub fn run(&mut self, steps: u64, until: Micros, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        let end = self.steps.saturating_add(steps);
+        while self.steps < end {
+            let Some(first) = self.queue.first_entry().filter(|first| first.key().0 <= until) else { return false };
+            let ((now, _), happening) = first.remove_entry();
+            self.now = now;
+            self.happen(happening);
+            self.mirror.follow(&self.zoo, &mut self.counts);
+            if done(self) {
+                return true;
+            }
+        }
+        true
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Birth(place) => self.give_birth(place),
+            Happening::Step(pid) => self.step(pid),
+            Happening::Wake(pid, serial) => self.wake(pid, serial),
+            Happening::Tell(pid, event) => self.tell(pid, event),
+            Happening::DiskWrite(pid) => self.disk_write(pid),
+            Happening::DiskSync(place) => self.disk_sync(place),
+            Happening::DiskCopy(place) => self.disk_copy(place),
+            Happening::MachineJob(pid) => self.machine_job(pid),
+            Happening::Join(pid) => self.join(pid),
+            Happening::Reconnect(pid, serial) => self.reconnect(pid, serial),
+            Happening::Serve(pid, connection) => self.serve(pid, connection),
+            Happening::Arrive(pid, connection, delivery) => self.arrive(pid, connection, delivery),
+            Happening::Deadline(pid, id) => self.give_up(pid, id),
+            Happening::Notice(pid, connection) => self.notice(pid, connection),
+            Happening::SessionClock(session) => self.session_clock(session),
+            Happening::Advance(server) => self.advance(server),
+            Happening::Late => self.serve_late(),
+            Happening::Dial(pid, peer, serial) => self.dial(pid, peer, serial),
+            Happening::LinkUp(pid, peer, link) => self.link_up(pid, peer, link),
+            Happening::LinkDown(pid, peer, link) => self.link_down(pid, peer, link),
+            Happening::Message { to, from, link, bytes } => self.message(to, from, link, bytes),
+            Happening::Client(client) => self.client_acts(client),
+            Happening::Fault => self.strike(),
+            Happening::End(fault) => self.end(fault),
+            Happening::Overdue(pid) => self.overdue(pid),
+        }
+    }
+
+    /// The live process at a place.
+    pub fn at(&self, place: Place) -> Option<Pid> {
+        self.processes.values().find(|process| process.place == place).map(|process| process.pid)
+    }
+
+    /// A line in the trace.
+    pub fn note(&mut self, key: impl std::hash::Hash, text: impl FnOnce() -> String) {
+        self.trace.note(self.now, key, text);
+    }
+
+    /// Picks one of some.
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        (!from.is_empty()).then(|| from[self.rng.random_range(0..from.len())])
+    }
+
+    /// All live processes, in order.
+    pub fn pids(&self) -> Vec<Pid> {
+        self.processes.keys().copied().collect()
+    }
+
+    /// The places of all nodes' own hosts.
+    pub fn places(&self) -> Vec<Place> {
+        (1..=self.mix.nodes).map(|node| Place { node, host: 0 }).collect()
+    }
+}
+
+/// The run of a seed: the mix it belongs to, and a world to begin with.
+pub fn of_seed(seed: u64, keep_trace: bool) -> World {
+    World::new(seed, mix::of_seed(seed), keep_trace)
+}
