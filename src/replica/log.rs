@@ -33,6 +33,9 @@ pub(super) struct Requests {
     pub(super) archive: Vec<u64>,
 }
 
+/// Bytes an entry takes in a segment beside data and context, at most.
+pub(super) const ENTRY_OVERHEAD: u64 = 32;
+
 /// The in-memory log.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -41,6 +44,7 @@ pub(super) struct Log {
     /// Entries before this index have no payload here.
     payloads_from: u64,
     payload_bytes: u64,
+    total_bytes: u64,
     fetched: Vec<Entry>,
     hard_state: HardState,
     voters: ConfState,
@@ -82,6 +86,7 @@ impl Log {
             slots: VecDeque::with_capacity(slots.len()),
             payloads_from: base.index + 1,
             payload_bytes: 0,
+            total_bytes: 0,
             fetched: Vec::new(),
             hard_state: HardState::default(),
             voters,
@@ -96,6 +101,7 @@ impl Log {
                     log.payload_bytes = 0;
                 }
             }
+            log.total_bytes += slot.bytes;
             log.slots.push_back(slot);
         }
         log
@@ -120,10 +126,15 @@ impl Log {
         self.slots.get(usize::try_from(at).ok()?).map(|slot| slot.position)
     }
 
-    /// Bytes of data and context of all entries behind `index`, and how many entries those are.
-    pub(super) fn weigh(&self, index: u64) -> (u64, u64) {
+    /// Bytes of all entries, with what each takes beside its payload.
+    pub(super) fn bytes(&self) -> u64 {
+        self.total_bytes + self.slots.len() as u64 * ENTRY_OVERHEAD
+    }
+
+    /// Bytes of all entries behind `index`, with what each takes beside its payload.
+    pub(super) fn bytes_behind(&self, index: u64) -> u64 {
         let skip = index.saturating_sub(self.base.index) as usize;
-        self.slots.iter().skip(skip).fold((0, 0), |(bytes, count), slot| (bytes + slot.bytes, count + 1))
+        self.slots.iter().skip(skip).map(|slot| slot.bytes + ENTRY_OVERHEAD).sum()
     }
 
     /// Sets what raft-rs reads at its start.
@@ -146,6 +157,7 @@ impl Log {
             let position = last.next(&entry);
             let bytes = size(&entry);
             self.payload_bytes += bytes;
+            self.total_bytes += bytes;
             added.push((entry.clone(), position.hash));
             self.slots.push_back(Slot { position, bytes, entry: Some(entry) });
         }
@@ -157,6 +169,7 @@ impl Log {
         assert!(index > self.base.index, "truncated before the log: base={} index={index}", self.base.index);
         while self.last().index >= index {
             if let Some(slot) = self.slots.pop_back() {
+                self.total_bytes -= slot.bytes;
                 if slot.entry.is_some() {
                     self.payload_bytes -= slot.bytes;
                 }
@@ -169,6 +182,7 @@ impl Log {
     pub(super) fn compact(&mut self, index: u64) -> Position {
         while self.base.index < index {
             let Some(slot) = self.slots.pop_front() else { break };
+            self.total_bytes -= slot.bytes;
             if slot.entry.is_some() {
                 self.payload_bytes -= slot.bytes;
             }
@@ -217,7 +231,11 @@ impl Log {
             .into_iter()
             .skip_while(|entry| entry.index != wanted.low)
             .take_while(|entry| {
-                self.base.index < entry.index && self.slots.get((entry.index - self.base.index - 1) as usize).is_some_and(|slot| slot.position.term == entry.term)
+                self.base.index < entry.index
+                    && self
+                        .slots
+                        .get((entry.index - self.base.index - 1) as usize)
+                        .is_some_and(|slot| slot.position.term == entry.term)
             })
             .collect();
         wanted.contexts

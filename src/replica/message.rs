@@ -117,6 +117,8 @@ pub(super) enum Judgement {
     Step,
     /// Drop it.
     Drop,
+    /// Drop it, and tell the sender how far this log reaches: it believes that it reaches further.
+    Short,
     /// Drop it, and look at the ballot: it speaks of a term this node has not seen there.
     Ahead,
 }
@@ -134,7 +136,8 @@ pub(super) fn judge(message: &Message, peer: NodeId, own: NodeId, engine: &Engin
     let fits = match message.get_msg_type() {
         MessageType::MsgAppend => from_leader(message, holder) && entries_fit(message),
         // Beyond the log's end raft-rs panics; the leader has not heard yet that this incarnation has less.
-        MessageType::MsgHeartbeat => from_leader(message, holder) && message.commit <= last,
+        MessageType::MsgHeartbeat if message.commit > last && from_leader(message, holder) => return Judgement::Short,
+        MessageType::MsgHeartbeat => from_leader(message, holder),
         MessageType::MsgAppendResponse => message.index <= last,
         MessageType::MsgHeartbeatResponse => message.commit <= last,
         // Votes are ZooKeeper's, snapshots the archive's, reads and transfers go other ways.

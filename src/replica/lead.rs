@@ -1,0 +1,455 @@
+//! Leading: entries into the WAL, acknowledgements into Raft, reads behind the fence.
+//!
+//! Nothing is acknowledged before ZooKeeper has it: raft-rs commits only with the witnesses, and they speak only when
+//! the writer's contiguous prefix grew. A linearizable read waits for a fenced transaction that was *issued after* the
+//! read arrived; being leader a moment ago proves nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bequest_recovery::keeper::{Op, Outcome, Reason, Request, Urgency};
+use bequest_recovery::path::{GroupPaths, WalName};
+use bequest_recovery::reader::{Ask as WriterAsk, Tail};
+use bequest_recovery::record::Uuid;
+use bequest_recovery::segment::ENTRY_BYTES_MAX;
+use bequest_recovery::writer::{Writer, WriterEvent};
+use bytes::Bytes;
+
+use super::archive::Archive;
+use super::context::Context;
+use super::engine::Engine;
+use super::event::{Effect, NodeId, Now, Token};
+use super::log::ENTRY_OVERHEAD;
+use super::message::{Body, GroupLast, GroupVersion, Hello};
+use super::replica::{send, Ask, Phase, Replica, RETRY};
+use super::succession::Won;
+use crate::command::Command;
+use crate::error::{GroupError, ProposeError, ReadError};
+
+/// Segments sent without waiting for a full one, so that one caller alone never waits for a batch to fill.
+const EAGER_SEGMENTS: usize = 2;
+/// Link beats between two of raft-rs' own heartbeats, which only repeat what may have been lost.
+const TICK_BEATS: u32 = 4;
+/// Checks for reads outstanding at once.
+const CHECKS_IN_FLIGHT: usize = 4;
+/// How long a handover waits for the follower before it vacates.
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// Bytes of a proposal's entry that are not its data.
+pub const PROPOSAL_BYTES_MAX: usize = ENTRY_BYTES_MAX - 1024;
+
+/// A read that waits.
+#[derive(Debug)]
+struct Waiting {
+    token: Token,
+    /// A fenced transaction of this number or later must succeed.
+    fence: u64,
+    /// What must be applied before.
+    index: u64,
+}
+
+/// A handover under way.
+#[derive(Clone, Copy, Debug)]
+struct HandOver {
+    since: Now,
+    asked: bool,
+}
+
+/// A leadership, from the stand to its end.
+#[derive(Debug)]
+pub(super) struct Leader {
+    pub(super) won: Won,
+    pub(super) writer: Writer,
+    pub(super) archive: Archive,
+    /// An entry of this term is committed.
+    pub(super) served: bool,
+    reads: VecDeque<Waiting>,
+    /// The highest fenced transaction known to have succeeded.
+    confirmed: u64,
+    checks: usize,
+    retry_at: Option<Now>,
+    retries: u32,
+    ticked: Now,
+    /// This term's first entry.
+    first_own: u64,
+    hand_over: Option<HandOver>,
+    asked_to_fetch: Vec<(NodeId, Now)>,
+}
+
+impl Leader {
+    pub(super) fn new(
+        cx: &Context<'_>,
+        paths: &GroupPaths,
+        uuid: Uuid,
+        won: Won,
+        tail: &Tail,
+        engine: &Engine,
+    ) -> Self {
+        let wal = WalName { term: won.seen.ballot.term, node: won.seen.ballot.node };
+        let writer = Writer::new(paths.clone(), uuid, wal, won.seen.version, tail.last, tail.end);
+        let archive = Archive::new(wal, tail, engine.log());
+        Self {
+            won,
+            writer,
+            archive,
+            served: false,
+            reads: VecDeque::new(),
+            confirmed: 0,
+            checks: 0,
+            retry_at: None,
+            retries: 0,
+            ticked: cx.now,
+            first_own: engine.last(),
+            hand_over: None,
+            asked_to_fetch: Vec::new(),
+        }
+    }
+
+    /// Everybody who waits for a read.
+    pub(super) fn take_reads(&mut self) -> Vec<Token> {
+        std::mem::take(&mut self.reads).into_iter().map(|read| read.token).collect()
+    }
+
+    pub(super) fn wake_at(&self, cx: &Context<'_>) -> Now {
+        let tick = self.ticked + cx.config.beat * TICK_BEATS;
+        self.retry_at.map_or(tick, |at| at.min(tick))
+    }
+}
+
+impl Replica {
+    // ---- proposals and reads --------------------------------------------------------------------------------------
+
+    pub(super) fn propose(&mut self, cx: &mut Context<'_>, token: Token, data: Bytes) {
+        match self.try_propose(cx, token, data) {
+            Ok(()) => self.proposals += 1,
+            Err(error) => {
+                if matches!(error, ProposeError::Busy { .. }) {
+                    self.busy += 1;
+                }
+                cx.push(Effect::RefuseProposal(token, error));
+            }
+        }
+    }
+
+    fn try_propose(&mut self, cx: &mut Context<'_>, token: Token, data: Bytes) -> Result<(), ProposeError> {
+        let size = data.len();
+        if size > PROPOSAL_BYTES_MAX {
+            return Err(ProposeError::ProposalTooLarge { size, limit: PROPOSAL_BYTES_MAX });
+        }
+        if let Phase::Stopped(error) = &self.phase {
+            return Err(ProposeError::Stopped(error.clone()));
+        }
+        if cx.facts.shutting_down {
+            return Err(ProposeError::ShuttingDown);
+        }
+        let known = self.leader();
+        let other = known.filter(|leader| leader.node != cx.config.node);
+        let (Phase::Leader(leader), Some(identity)) = (&self.phase, &self.identity) else {
+            return Err(ProposeError::NotLeader { leader: other });
+        };
+        if leader.hand_over.is_some() {
+            return Err(ProposeError::Busy { reason: "handing over" });
+        }
+        let limits = &identity.limits;
+        if self.outstanding.len() >= cx.config.proposals_in_flight {
+            return Err(ProposeError::Busy { reason: "proposals in flight" });
+        }
+        if self.outstanding_bytes + size > cx.config.proposal_bytes_in_flight && !self.outstanding.is_empty() {
+            return Err(ProposeError::Busy { reason: "proposal bytes in flight" });
+        }
+        let Some(engine) = &mut self.engine else { return Err(ProposeError::NotLeader { leader: other }) };
+        if engine.log().bytes() + size as u64 + ENTRY_OVERHEAD > limits.wal_bytes {
+            return Err(ProposeError::Busy { reason: "wal bytes" });
+        }
+        if leader.archive.segments() + leader.writer.segments() >= limits.wal_segments {
+            return Err(ProposeError::Busy { reason: "wal segments" });
+        }
+        let term = engine.term();
+        let Some(index) = engine.propose(data) else { return Err(ProposeError::Busy { reason: "raft" }) };
+        self.tokens.insert(index, (term, token));
+        self.outstanding.push_back((index, size));
+        self.outstanding_bytes += size;
+        Ok(())
+    }
+
+    /// Appends an entry of the library's own, which only moves the log on. Passes where proposals are refused.
+    pub(super) fn propose_internal(&mut self) -> bool {
+        self.engine.as_mut().is_some_and(|engine| engine.propose(Command::Internal.encode()).is_some())
+    }
+
+    pub(super) fn read(&mut self, cx: &mut Context<'_>, token: Token) {
+        let other = self.leader().filter(|leader| leader.node != cx.config.node);
+        let error = match (&mut self.phase, &self.engine) {
+            (Phase::Stopped(error), _) => ReadError::Stopped(error.clone()),
+            (Phase::Leader(leader), Some(engine)) => {
+                if leader.reads.len() < cx.config.reads_in_flight {
+                    // Everything committed now must be seen, and this term's first entry, which commits all before it.
+                    let index = engine.commit().max(leader.first_own);
+                    leader.reads.push_back(Waiting { token, fence: leader.writer.fences() + 1, index });
+                    return;
+                }
+                ReadError::Busy { reason: "reads in flight" }
+            }
+            _ => ReadError::NotLeader { leader: other },
+        };
+        cx.push(Effect::RefuseRead(token, error));
+    }
+
+    // ---- the writer -----------------------------------------------------------------------------------------------
+
+    fn ask_writer(&self, cx: &mut Context<'_>, asks: Vec<WriterAsk>) {
+        for ask in asks {
+            self.call(cx, Urgency::Normal, Ask::Writer(ask.tag), ask.request);
+        }
+    }
+
+    pub(super) fn writer_outcome(&mut self, cx: &mut Context<'_>, tag: u64, outcome: Outcome) {
+        let Phase::Leader(leader) = &mut self.phase else { return };
+        if matches!(outcome, Outcome::Unknown(_)) {
+            // Doubles up to half a second, so that a struggling ZooKeeper is not trampled.
+            leader.retries = (leader.retries + 1).min(8);
+            leader.retry_at = Some(cx.now + Duration::from_millis(2) * (1 << leader.retries));
+        } else {
+            leader.retries = 0;
+        }
+        let (asks, events) = leader.writer.take(tag, outcome);
+        self.ask_writer(cx, asks);
+        for event in events {
+            self.writer_event(cx, event);
+        }
+    }
+
+    fn writer_event(&mut self, cx: &mut Context<'_>, event: WriterEvent) {
+        let Phase::Leader(leader) = &mut self.phase else { return };
+        let seen = leader.won.seen.clone();
+        match event {
+            WriterEvent::Acknowledged { index } => {
+                if let Some(engine) = &mut self.engine {
+                    engine.acknowledge(index);
+                }
+                let position = leader.writer.acknowledged();
+                self.know(position);
+            }
+            WriterEvent::Confirmed { fence } => leader.confirmed = leader.confirmed.max(fence),
+            WriterEvent::Fenced => self.fenced(cx),
+            WriterEvent::BallotMissing => {
+                let (path, what) = (self.paths.ballot(), "the ballot is missing".to_owned());
+                self.stop(cx, GroupError::Damaged { path, index: 0, what });
+            }
+            WriterEvent::Conflict { path } => self.stop(cx, GroupError::WalConflict { path }),
+            WriterEvent::Vanished { path, index } => {
+                let what = "deleted or changed by another hand".to_owned();
+                self.stop(cx, GroupError::Damaged { path, index, what });
+            }
+            WriterEvent::ReadShort { path } => {
+                let why = format!("the previous WAL is longer than it was read: path={path}");
+                self.resign(cx, seen, &why, None);
+            }
+            WriterEvent::Refused { path, reason } => {
+                let why = format!("append refused by zookeeper: path={path} reason={reason:?}");
+                self.resign(cx, seen, &why, None);
+            }
+        }
+    }
+
+    /// Cuts what raft-rs appended into segments.
+    fn cut(&mut self, cx: &mut Context<'_>) {
+        let (Phase::Leader(leader), Some(engine)) = (&mut self.phase, &self.engine) else { return };
+        let mut asks = Vec::new();
+        while leader.writer.in_flight() < cx.config.segments_in_flight && leader.retry_at.is_none() {
+            let low = leader.writer.end().index + 1;
+            let mut entries = Vec::new();
+            let mut bytes = 0;
+            let mut full = false;
+            if low > engine.log().last().index {
+                break;
+            }
+            for entry in engine.log().range(low, engine.log().last().index) {
+                let size = entry.data.len() + entry.context.len() + ENTRY_OVERHEAD as usize;
+                full = !entries.is_empty() && bytes + size > cx.config.segment_bytes;
+                if full {
+                    break;
+                }
+                bytes += size;
+                entries.push(entry.clone());
+            }
+            // While segments are on their way the next one gathers, unless it is full already.
+            if !full && leader.writer.in_flight() >= EAGER_SEGMENTS {
+                break;
+            }
+            asks.push(leader.writer.append(entries));
+        }
+        if leader.retry_at.is_none() && leader.writer.must_reissue() && cx.facts.usable() {
+            asks.extend(leader.writer.reissue());
+        }
+        self.ask_writer(cx, asks);
+    }
+
+    // ---- reads ----------------------------------------------------------------------------------------------------
+
+    /// Lets reads through whose fence is confirmed, and asks for confirmation where no append will bring it.
+    fn serve_reads(&mut self, cx: &mut Context<'_>) {
+        let (Phase::Leader(leader), Some(engine)) = (&mut self.phase, &self.engine) else { return };
+        while let Some(read) = leader.reads.front() {
+            if !leader.served || read.fence > leader.confirmed || read.index > engine.handed() {
+                break;
+            }
+            if let Some(read) = leader.reads.pop_front() {
+                // The machine's queue is first in, first out: everything handed to it comes before the query.
+                cx.effects.push(Effect::Query(self.number, read.token));
+            }
+        }
+        let needed = leader.reads.back().map_or(0, |read| read.fence);
+        if needed > leader.writer.fences() && leader.checks < CHECKS_IN_FLIGHT && cx.facts.usable() {
+            leader.checks += 1;
+            let fence = leader.writer.fence();
+            let check = Op::Check { path: self.paths.ballot(), version: leader.won.seen.version };
+            self.call(cx, Urgency::Normal, Ask::Fence(fence), Request::Multi(vec![check]));
+        }
+    }
+
+    pub(super) fn fence_outcome(&mut self, cx: &mut Context<'_>, fence: u64, outcome: Outcome) {
+        let Phase::Leader(leader) = &mut self.phase else { return };
+        leader.checks = leader.checks.saturating_sub(1);
+        let seen = leader.won.seen.clone();
+        match outcome {
+            Outcome::Ok(_) => leader.confirmed = leader.confirmed.max(fence),
+            Outcome::Refused(refusal) if refusal.reason == Reason::BadVersion => self.fenced(cx),
+            Outcome::Refused(refusal) if refusal.reason == Reason::NoNode => {
+                let (path, what) = (self.paths.ballot(), "the ballot is missing".to_owned());
+                self.stop(cx, GroupError::Damaged { path, index: 0, what });
+            }
+            Outcome::Refused(refusal) => {
+                let why = format!("fence refused by zookeeper: reason={:?}", refusal.reason);
+                self.resign(cx, seen, &why, None);
+            }
+            // Whoever waits needs a transaction issued after its arrival: any later one will do.
+            Outcome::Unknown(_) => {
+                let later = leader.writer.fences() + 1;
+                for read in &mut leader.reads {
+                    read.fence = if read.fence > leader.confirmed { read.fence.max(later) } else { read.fence };
+                }
+                leader.retry_at = leader.retry_at.or(Some(cx.now + RETRY));
+            }
+        }
+    }
+
+    // ---- time -----------------------------------------------------------------------------------------------------
+
+    pub(super) fn lead_tick(&mut self, cx: &mut Context<'_>) {
+        let Phase::Leader(leader) = &mut self.phase else { return };
+        if leader.retry_at.is_some_and(|at| cx.now >= at) {
+            leader.retry_at = None;
+        }
+        if cx.now.since(leader.ticked) >= cx.config.beat * TICK_BEATS {
+            leader.ticked = cx.now;
+            if let Some(engine) = &mut self.engine {
+                engine.tick();
+            }
+        }
+        let overdue = leader.hand_over.is_some_and(|hand_over| cx.now.since(hand_over.since) >= HAND_OVER);
+        let seen = leader.won.seen.clone();
+        if overdue {
+            return self.resign(cx, seen, "handed over, and nobody took it", None);
+        }
+        if cx.facts.cut_off(cx.now) {
+            // Nothing can be acknowledged any more, and somebody else may lead. The ballot shows when ZooKeeper is back.
+            self.trouble = Some("no zookeeper: the session must have expired".to_owned());
+            self.resign(cx, seen, "no zookeeper: the session must have expired", None);
+        }
+    }
+
+    /// Ends a leader's step.
+    pub(super) fn lead_settle(&mut self, cx: &mut Context<'_>) {
+        self.cut(cx);
+        let (Phase::Leader(leader), Some(engine)) = (&mut self.phase, &self.engine) else { return };
+        if !leader.served && engine.committed_own_term() {
+            leader.served = true;
+            leader.won.report.stand = cx.now.since(leader.won.stage);
+            self.report = leader.won.report;
+            self.successions += 1;
+            self.trouble = None;
+            cx.push(Effect::Leadership(self.number, true));
+        }
+        self.serve_reads(cx);
+        self.archive_settle(cx);
+        self.hand_over_settle(cx);
+    }
+
+    // ---- handover -------------------------------------------------------------------------------------------------
+
+    /// Stops accepting, and once everything accepted is answered, asks a follower to take over.
+    pub(super) fn hand_over(&mut self, cx: &mut Context<'_>) {
+        self.handing_over = true;
+        if let Phase::Leader(leader) = &mut self.phase {
+            leader.hand_over = leader.hand_over.or(Some(HandOver { since: cx.now, asked: false }));
+        }
+    }
+
+    fn hand_over_settle(&mut self, cx: &mut Context<'_>) {
+        let (Phase::Leader(leader), Some(engine), Some(identity)) = (&mut self.phase, &self.engine, &self.identity)
+        else {
+            return;
+        };
+        let Some(hand_over) = &mut leader.hand_over else { return };
+        if !self.tokens.is_empty() || engine.commit() < engine.last() {
+            return;
+        }
+        let linked = |peer: &NodeId| cx.facts.peers.get(peer).is_some_and(|peer| peer.link.is_some());
+        let peers = identity.voters.iter().copied().filter(|peer| *peer != cx.config.node).filter(linked);
+        let seen = leader.won.seen.clone();
+        match engine.most_caught_up(peers) {
+            Some((peer, matched)) if matched == engine.last() => {
+                // Asked once: the follower seals, or the wait runs out.
+                if !std::mem::replace(&mut hand_over.asked, true) {
+                    self.ask_to_seal(cx, peer);
+                }
+            }
+            Some(_) => {}
+            None => self.resign(cx, seen, "handed over", None),
+        }
+    }
+
+    /// What must not outlive a leadership.
+    pub(super) fn end_leading(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.phase, Phase::Leader(_)) {
+            cx.push(Effect::SnapshotAbandon { group: self.number, upload: self.uploads });
+        }
+    }
+
+    // ---- peers ----------------------------------------------------------------------------------------------------
+
+    /// Tells every linked peer how far this log reaches, so that a leader begins where it ends.
+    pub(super) fn greet_all(&mut self, cx: &mut Context<'_>) {
+        let Some(identity) = &self.identity else { return };
+        let peers: Vec<_> = identity.voters.iter().copied().filter(|peer| *peer != cx.config.node).collect();
+        for peer in peers {
+            self.greet(cx, peer);
+        }
+    }
+
+    pub(super) fn greet(&self, cx: &mut Context<'_>, peer: NodeId) {
+        let (Some(engine), Some(uuid)) = (&self.engine, self.uuid()) else { return };
+        let group = GroupLast { group: uuid.to_bytes(), last: engine.last() };
+        send(cx, peer, Body::Hello(Hello { groups: vec![group] }));
+    }
+
+    /// The leader's log does not reach back to where the peer's ends: it must fetch from the archive.
+    pub(super) fn tell_fetch(&mut self, cx: &mut Context<'_>, peer: NodeId) {
+        let (Phase::Leader(leader), Some(identity)) = (&mut self.phase, &self.identity) else { return };
+        leader.asked_to_fetch.retain(|(_, at)| cx.now.since(*at) < Duration::from_secs(1));
+        if leader.asked_to_fetch.iter().any(|(asked, _)| *asked == peer) {
+            return;
+        }
+        leader.asked_to_fetch.push((peer, cx.now));
+        let body = Body::Fetch(GroupVersion { group: identity.uuid.to_bytes(), version: leader.won.seen.version });
+        send(cx, peer, body);
+    }
+
+    /// The leader says that this replica must fetch from the archive.
+    pub(super) fn told_to_fetch(&mut self, cx: &mut Context<'_>, peer: NodeId, version: i32) {
+        let from_holder = self.seen.as_ref().is_some_and(|seen| seen.version == version && seen.ballot.node == peer.0);
+        if from_holder && matches!(self.phase, Phase::Follower(_)) {
+            self.observe_wals(cx);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! When a follower should want to lead.
+//!
+//! Taking the ballot is always safe. These rules only decide when it is useful, and see to it that somebody does.
+
+use std::time::Duration;
+
+use bequest_recovery::record::Ballot;
+
+use super::challenge::Verdict;
+use super::context::{Context, Facts};
+use super::event::{Incarnation, NodeId, Now};
+
+/// Patience grows up to here where ballots end quickly one after the other.
+const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// A ballot that ended within so many timeouts doubles the next one's.
+const SHORT_LIVED: u32 = 10;
+
+/// Why a node seals, or gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The ballot names an earlier life of this node.
+    FormerSelf,
+    /// Nobody holds it.
+    Vacant,
+    /// The holder's process was replaced by a newer one.
+    HolderSuperseded,
+    /// The link ended and a reconnect was refused: the process is gone.
+    Refused,
+    /// The holder's cores say that they do not lead.
+    Denied,
+    /// The holder did not answer a challenge.
+    Silent,
+    /// The leader asked for it.
+    HandOver,
+}
+
+impl Cause {
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::FormerSelf => "the ballot names an earlier life of this node",
+            Self::Vacant => "nobody holds the ballot",
+            Self::HolderSuperseded => "the leader's process was replaced",
+            Self::Refused => "the leader's process is gone",
+            Self::Denied => "the leader says it does not lead",
+            Self::Silent => "the leader is silent and did not answer a challenge",
+            Self::HandOver => "the leader handed over",
+        }
+    }
+}
+
+/// What a follower should do about its leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    Wait,
+    /// Challenge the holder.
+    Doubt(NodeId),
+    Seal(Cause),
+    /// The ballot names this very incarnation, which does not lead: give it back.
+    Vacate,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Suspicion {
+    /// Last sign that the holder's core lives.
+    heard: Now,
+    /// When the current ballot was first seen.
+    since: Now,
+    /// How often in a row ballots were short-lived.
+    flaps: u32,
+    calm_at: Now,
+    not_before: Now,
+    refused: bool,
+    verdict: Option<Verdict>,
+    progress: Option<u64>,
+    asked_for: bool,
+}
+
+impl Suspicion {
+    /// Silence that makes a leader doubted, and time an answer may take.
+    pub(super) fn timeout(&self, config: &super::event::Config, facts: &Facts) -> Duration {
+        let base = config.election_timeout.max(facts.write_latency * 4);
+        base.saturating_mul(1 << self.flaps.min(16)).min(TIMEOUT_MAX)
+    }
+
+    /// Another ballot was seen.
+    pub(super) fn ballot_changed(&mut self, cx: &Context<'_>) {
+        let timeout = self.timeout(cx.config, cx.facts);
+        let short = cx.now.since(self.since) < timeout * SHORT_LIVED;
+        self.flaps = if short && self.since != Now::default() { (self.flaps + 1).min(16) } else { 0 };
+        *self = Self {
+            heard: cx.now,
+            since: cx.now,
+            flaps: self.flaps,
+            calm_at: cx.now + timeout * SHORT_LIVED,
+            not_before: self.not_before,
+            ..Self::default()
+        };
+    }
+
+    /// The holder's core gave a sign of life under the current ballot.
+    pub(super) fn heard(&mut self, now: Now) {
+        self.heard = now;
+        self.verdict = None;
+        self.refused = false;
+    }
+
+    pub(super) fn last_heard(&self) -> Now {
+        self.heard
+    }
+
+    /// Not before a while, somewhere within `duration`.
+    pub(super) fn back_off(&mut self, cx: &mut Context<'_>, duration: Duration) {
+        self.not_before = cx.now + duration / 4 + cx.random.up_to(duration);
+        self.asked_for = false;
+    }
+
+    /// The link to the holder ended and a reconnect was refused.
+    pub(super) fn refused(&mut self) {
+        self.refused = true;
+    }
+
+    /// The holder asks this node to take over.
+    pub(super) fn asked_for(&mut self) {
+        self.asked_for = true;
+    }
+
+    /// A challenge was answered, or not.
+    pub(super) fn judged(&mut self, verdict: Verdict) {
+        self.verdict = match verdict {
+            // A successor that does not get on does not count as alive.
+            Verdict::Succeeding(progress) if self.progress == Some(progress) => Some(Verdict::No),
+            verdict => Some(verdict),
+        };
+        if let Verdict::Succeeding(progress) = verdict {
+            self.progress = Some(progress);
+        }
+    }
+
+    /// Whether the holder is alive but out of sight: the follower should keep up through ZooKeeper.
+    pub(super) fn out_of_sight(&self, cx: &Context<'_>) -> bool {
+        self.verdict == Some(Verdict::Leading) && cx.now.since(self.heard) >= self.timeout(cx.config, cx.facts)
+    }
+
+    pub(super) fn decide(&mut self, cx: &Context<'_>, ballot: &Ballot, own: Incarnation) -> Decision {
+        let timeout = self.timeout(cx.config, cx.facts);
+        if self.flaps > 0 && cx.now >= self.calm_at {
+            self.flaps -= 1;
+            self.calm_at = cx.now + timeout * SHORT_LIVED;
+        }
+        let (holder, holder_incarnation) = (NodeId(ballot.node), Incarnation(ballot.incarnation));
+        if holder == cx.config.node && holder_incarnation == own && !ballot.vacant {
+            return Decision::Vacate;
+        }
+        if cx.now < self.not_before {
+            return Decision::Wait;
+        }
+        if ballot.vacant {
+            // One that never served may be of somebody who cannot: give others a chance, and time.
+            let wait = if ballot.served { Duration::ZERO } else { timeout * 2 };
+            let due = cx.now.since(self.since) >= wait || self.asked_for;
+            return if due { Decision::Seal(Cause::Vacant) } else { Decision::Wait };
+        }
+        if holder == cx.config.node {
+            return Decision::Seal(Cause::FormerSelf);
+        }
+        if self.asked_for {
+            return Decision::Seal(Cause::HandOver);
+        }
+        let peer = cx.facts.peers.get(&holder);
+        if peer.and_then(|peer| peer.known).is_some_and(|known| known > holder_incarnation) {
+            return Decision::Seal(Cause::HolderSuperseded);
+        }
+        if self.refused {
+            return Decision::Seal(Cause::Refused);
+        }
+        if cx.now.since(self.heard) < timeout {
+            return Decision::Wait;
+        }
+        match self.verdict {
+            Some(Verdict::No) => Decision::Seal(Cause::Denied),
+            Some(Verdict::Silent) => Decision::Seal(Cause::Silent),
+            Some(Verdict::Leading | Verdict::Succeeding(_)) | None => Decision::Doubt(holder),
+        }
+    }
+
+    /// When to decide again, if nothing happens before.
+    pub(super) fn wake_at(&self, config: &super::event::Config, facts: &Facts, ballot: &Ballot, now: Now) -> Now {
+        let timeout = self.timeout(config, facts);
+        let silent = if ballot.vacant { self.since + timeout * 2 } else { self.heard + timeout };
+        let at = silent.max(self.not_before);
+        // What is overdue waits for a verdict or for ZooKeeper; look again now and then all the same.
+        if at > now {
+            at
+        } else {
+            now + timeout
+        }
+    }
+}
