@@ -78,6 +78,10 @@ impl Database {
         self.names().iter().filter(|name| name.starts_with(prefix)).cloned().collect()
     }
 
+    pub(crate) fn has_family(&self, name: &str) -> bool {
+        self.names().contains(name)
+    }
+
     fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }

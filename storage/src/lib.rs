@@ -34,12 +34,16 @@
 mod database;
 mod directory;
 mod error;
+mod kv;
 mod log;
 mod options;
 mod record;
 mod store;
 
 pub use error::{Remedy, StorageError};
+pub use kv::{kv_answer, kv_command, kv_query, kv_response};
+pub use kv::{KvAnswer, KvCommand, KvError, KvMachine, KvOptions, KvPair, KvQuery, KvResponse, KvRestore, KvSnapshot};
+pub use kv::{Recovered, CHUNK_BYTES_MAX, KEY_BYTES_MAX, SCAN_BYTES_MAX, SCAN_PAIRS_MAX, VALUE_BYTES_MAX};
 pub use log::{Base, HardState, Known, LocalLog, LogBatch, LogEntry, LogSlot};
 pub use options::Options;
 pub use store::{GroupMeta, GroupUuid, Identity, Opened, Store};
