@@ -29,22 +29,26 @@ pub enum SealRefused {
     },
 }
 
-/// The transaction that wins the ballot and begins a WAL. From it on, no lower term can append.
-///
-/// A crash right after is harmless: the ballot names a leadership that never appends, and the next seal exceeds it.
-pub fn seal(paths: &GroupPaths, ballot: &Ballot, expected: i32, registration: i32) -> Request {
-    let header = WalHeader {
+/// The header of the WAL that a ballot's leadership writes.
+pub fn wal_header(ballot: &Ballot) -> Bytes {
+    record::seal(&WalHeader {
         format: FORMAT,
         uuid: ballot.uuid.clone(),
         term: ballot.term,
         node: ballot.node,
         nonce: ballot.nonce,
-    };
+    })
+}
+
+/// The transaction that wins the ballot and begins a WAL. From it on, no lower term can append.
+///
+/// A crash right after is harmless: the ballot names a leadership that never appends, and the next seal exceeds it.
+pub fn seal(paths: &GroupPaths, ballot: &Ballot, expected: i32, registration: i32) -> Request {
     let wal = WalName { term: ballot.term, node: ballot.node };
     Request::Multi(vec![
         Op::Check { path: path::node(ballot.node), version: registration },
         Op::Set { path: paths.ballot(), data: record::seal(ballot), version: expected },
-        Op::Create { path: paths.wal(wal), data: record::seal(&header), ephemeral: false },
+        Op::Create { path: paths.wal(wal), data: wal_header(ballot), ephemeral: false },
     ])
 }
 

@@ -1,5 +1,6 @@
 //! What a leader leaves in ZooKeeper, and how an heir takes it.
 pub mod address;
+pub mod archive;
 pub mod ballot;
 mod chain;
 pub mod entry;
@@ -9,6 +10,7 @@ pub mod path;
 pub mod reader;
 pub mod record;
 pub mod segment;
+mod sweep;
 pub mod writer;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;

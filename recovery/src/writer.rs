@@ -108,8 +108,21 @@ pub struct Writer {
     /// First index of the segment last acknowledged: the predecessor of the first flight.
     predecessor: Option<u64>,
     flights: VecDeque<Flight>,
+    /// Segments acknowledged and not yet taken by [`Writer::take_done`].
+    done: Vec<Acknowledged>,
     tags: u64,
     fences: u64,
+}
+
+/// A segment that is in ZooKeeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Place in its WAL.
+    pub ordinal: u64,
+    /// Its first index.
+    pub first: u64,
+    /// Its last index.
+    pub last: u64,
 }
 
 impl Writer {
@@ -129,6 +142,7 @@ impl Writer {
             ordinal: 0,
             predecessor: None,
             flights: VecDeque::new(),
+            done: Vec::new(),
             tags: 0,
             fences: 0,
         }
@@ -137,6 +151,11 @@ impl Writer {
     /// Position behind which the next append begins.
     pub fn end(&self) -> Position {
         self.end
+    }
+
+    /// The place in the previous WAL that the first append marks as closed.
+    pub fn previous(&self) -> Place {
+        self.previous
     }
 
     /// Position up to which ZooKeeper has everything.
@@ -149,9 +168,9 @@ impl Writer {
         self.flights.len()
     }
 
-    /// Segments created so far, acknowledged or not.
-    pub fn segments(&self) -> u64 {
-        self.ordinal
+    /// Segments acknowledged since last asked, in order.
+    pub fn take_done(&mut self) -> Vec<Acknowledged> {
+        std::mem::take(&mut self.done)
     }
 
     /// How many fenced transactions were issued; the next one is one more.
@@ -286,6 +305,7 @@ impl Writer {
             if let Some(flight) = self.flights.pop_front() {
                 self.acknowledged = flight.end;
                 self.predecessor = Some(flight.first);
+                self.done.push(Acknowledged { ordinal: flight.ordinal, first: flight.first, last: flight.end.index });
             }
         }
         let index = self.acknowledged.index;

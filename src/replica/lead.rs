@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bequest_recovery::archive::Archive;
+use bequest_recovery::ballot::wal_header;
 use bequest_recovery::keeper::{Op, Outcome, Reason, Request, Urgency};
 use bequest_recovery::path::{GroupPaths, WalName};
 use bequest_recovery::reader::{Ask as WriterAsk, Tail};
@@ -15,7 +17,7 @@ use bequest_recovery::segment::ENTRY_BYTES_MAX;
 use bequest_recovery::writer::{Writer, WriterEvent};
 use bytes::Bytes;
 
-use super::archive::Archive;
+use super::archive::Snapshots;
 use super::context::Context;
 use super::engine::Engine;
 use super::event::{Effect, NodeId, Now, Token};
@@ -60,6 +62,7 @@ pub(super) struct Leader {
     pub(super) won: Won,
     pub(super) writer: Writer,
     pub(super) archive: Archive,
+    pub(super) snapshots: Snapshots,
     /// An entry of this term is committed.
     pub(super) served: bool,
     reads: VecDeque<Waiting>,
@@ -86,11 +89,15 @@ impl Leader {
     ) -> Self {
         let wal = WalName { term: won.seen.ballot.term, node: won.seen.ballot.node };
         let writer = Writer::new(paths.clone(), uuid, wal, won.seen.version, tail.last, tail.end);
-        let archive = Archive::new(wal, tail, engine.log());
+        let header = wal_header(&won.seen.ballot);
+        let archive = Archive::new(paths.clone(), uuid, won.seen.version, wal, header, tail);
+        let newest = tail.pointer.0.newest.map_or(0, |newest| newest.index);
+        let snapshots = Snapshots::new(engine.log().bytes_behind(newest), archive.segments());
         Self {
             won,
             writer,
             archive,
+            snapshots,
             served: false,
             reads: VecDeque::new(),
             confirmed: 0,
@@ -160,7 +167,7 @@ impl Replica {
         if engine.log().bytes() + size as u64 + ENTRY_OVERHEAD > limits.wal_bytes {
             return Err(ProposeError::Busy { reason: "wal bytes" });
         }
-        if leader.archive.segments() + leader.writer.segments() >= limits.wal_segments {
+        if leader.archive.segments() >= limits.wal_segments {
             return Err(ProposeError::Busy { reason: "wal segments" });
         }
         let term = engine.term();

@@ -137,6 +137,13 @@ impl Log {
         self.slots.iter().skip(skip).map(|slot| slot.bytes + ENTRY_OVERHEAD).sum()
     }
 
+    /// Bytes of entries `low..=high`, with what each takes beside its payload.
+    pub(super) fn bytes_between(&self, low: u64, high: u64) -> u64 {
+        let skip = low.saturating_sub(self.base.index + 1) as usize;
+        let count = (high + 1).saturating_sub(low) as usize;
+        self.slots.iter().skip(skip).take(count).map(|slot| slot.bytes + ENTRY_OVERHEAD).sum()
+    }
+
     /// Sets what raft-rs reads at its start.
     pub(super) fn set_hard_state(&mut self, term: u64, commit: u64) {
         self.hard_state = HardState { term, commit, ..HardState::default() };
@@ -215,11 +222,6 @@ impl Log {
         self.slots.iter().skip(from).take(count).map(|slot| {
             slot.entry.as_ref().unwrap_or_else(|| panic!("payload dropped too early: index={}", slot.position.index))
         })
-    }
-
-    /// Whether the payload of every entry in `low..=high` is in memory.
-    pub(super) fn has_payloads(&self, low: u64, high: u64) -> bool {
-        low >= self.payloads_from && high <= self.last().index
     }
 
     /// Takes payloads that were fetched from disk, to answer raft-rs' next question; returns who asked.

@@ -47,9 +47,7 @@ impl Replica {
         let (mode, reason) = self.mode(cx, role);
         let engine = self.engine.as_ref();
         let (segments, bytes) = match &self.phase {
-            Phase::Leader(leader) => {
-                (leader.archive.segments() + leader.writer.segments(), engine.map_or(0, |e| e.log().bytes()))
-            }
+            Phase::Leader(leader) => (leader.archive.segments(), engine.map_or(0, |e| e.log().bytes())),
             _ => (0, engine.map_or(0, |engine| engine.log().bytes())),
         };
         let status = GroupStatus {

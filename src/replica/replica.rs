@@ -40,7 +40,7 @@ pub(super) enum Ask {
     Vacate,
     Writer(u64),
     Fence(u64),
-    Archive(super::archive::Call),
+    Archive(u64),
     Pointer,
     Tail(super::tail::Call),
 }
@@ -298,7 +298,7 @@ impl Replica {
             Ask::Vacate => self.vacate_outcome(cx, outcome),
             Ask::Writer(tag) => self.writer_outcome(cx, tag, outcome),
             Ask::Fence(fence) => self.fence_outcome(cx, fence, outcome),
-            Ask::Archive(archive) => self.archive_outcome(cx, archive, outcome),
+            Ask::Archive(tag) => self.archive_outcome(cx, tag, session, outcome),
             Ask::Tail(tail) => self.tail_outcome(cx, tail, outcome),
             Ask::Pointer => {
                 if let (Outcome::Ok(Reply::Data(Some((bytes, stat)))), Some(uuid)) = (outcome, self.uuid()) {

@@ -273,6 +273,8 @@ impl Replica {
         let leader = Leader::new(cx, &self.paths, uuid, won, &tail, engine);
         self.enter(Phase::Leader(Box::new(leader)));
         self.greet_all(cx);
+        let (pointer, version) = self.pointer.clone();
+        self.pointer_seen(cx, pointer, version);
     }
 
     // ---- resign ---------------------------------------------------------------------------------------------------
