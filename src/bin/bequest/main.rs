@@ -1,0 +1,2 @@
+//! `bequest`: placeholder until the node exists.
+fn main() {}

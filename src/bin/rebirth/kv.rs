@@ -1,0 +1,219 @@
+//! The nodes' public HTTP interface, seen from outside.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::header::LOCATION;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::Deserialize;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Nothing was done; this node knows who leads.
+    Elsewhere(SocketAddr),
+    /// Nothing was done; try again, anywhere.
+    Refused,
+    /// It may have been done, or may yet be.
+    Unknown(String),
+}
+
+/// What a write was answered with.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Written {
+    index: u64,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Listing {
+    /// Keys and values, ascending.
+    pub(crate) entries: Vec<Item>,
+    /// Whether there are more keys behind the last one.
+    pub(crate) more: bool,
+}
+
+/// One key of a listing.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Item {
+    /// The key.
+    pub(crate) key: String,
+    /// Its value; absent if it is not text, which no client here ever wrote.
+    #[serde(default)]
+    pub(crate) value: Option<String>,
+}
+
+/// What a node says about itself. Used to find the leader and to tell what a succession took; nothing is proved by it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Status {
+    /// `leader`, `follower`, ...
+    pub(crate) role: String,
+    /// Raft's term.
+    pub(crate) term: u64,
+    /// How well the group is off.
+    pub(crate) mode: String,
+    /// Why.
+    pub(crate) reason: String,
+    /// The process' incarnation.
+    pub(crate) incarnation: u64,
+    /// Highest index its state has.
+    pub(crate) applied: u64,
+    /// Proposals it refused as busy.
+    pub(crate) busy: u64,
+    /// The last succession on it.
+    pub(crate) succession: Succession,
+}
+
+/// What a succession took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(default)]
+pub(crate) struct Succession {
+    /// Entries replayed.
+    pub(crate) entries: u64,
+    /// Bytes replayed.
+    pub(crate) bytes: u64,
+    /// Microseconds from the old leader's last sign to the decision.
+    pub(crate) detect_us: u64,
+    /// Until the ballot was won.
+    pub(crate) seal_us: u64,
+    /// Until everything was read.
+    pub(crate) read_us: u64,
+    /// Until it was in the local log.
+    pub(crate) replay_us: u64,
+    /// Until the first entry of the term was committed.
+    pub(crate) stand_us: u64,
+}
+
+/// A client of the HTTP interface. Every attempt is made once: what is tried again is for the caller to decide.
+#[derive(Clone, Debug)]
+pub(crate) struct Kv {
+    client: Client<HttpConnector, Full<Bytes>>,
+    timeout: Duration,
+}
+
+impl Kv {
+    /// A client that waits at most `timeout` for an answer.
+    pub(crate) fn new(timeout: Duration) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(timeout));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .retry_canceled_requests(false)
+            .build(connector);
+        Self { client, timeout }
+    }
+
+    /// Writes a key; returns the index of the entry.
+    pub(crate) async fn put(&self, node: SocketAddr, key: &str, value: String) -> Result<u64, Failure> {
+        let body = self.ask(Method::PUT, node, &format!("/kv/{key}"), value).await?;
+        parsed::<Written>(&body).map(|written| written.index)
+    }
+
+    /// Deletes a key; returns the index of the entry.
+    pub(crate) async fn delete(&self, node: SocketAddr, key: &str) -> Result<u64, Failure> {
+        let body = self.ask(Method::DELETE, node, &format!("/kv/{key}"), String::new()).await?;
+        parsed::<Written>(&body).map(|written| written.index)
+    }
+
+    /// Reads a key, linearizably.
+    pub(crate) async fn get(&self, node: SocketAddr, key: &str) -> Result<Option<String>, Failure> {
+        let (status, body) = self.exchange(Method::GET, node, &format!("/kv/{key}"), String::new()).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        String::from_utf8(body.to_vec()).map(Some).map_err(|_| Failure::Unknown("value is not text".to_owned()))
+    }
+
+    /// Lists up to `limit` keys that begin with `prefix` and come after `after`; with `stale`, of the node's own state.
+    pub(crate) async fn list(
+        &self,
+        node: SocketAddr,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+        stale: bool,
+    ) -> Result<Listing, Failure> {
+        let query = format!("/kv?prefix={prefix}&after={after}&limit={limit}&stale={stale}");
+        parsed(&self.ask(Method::GET, node, &query, String::new()).await?)
+    }
+
+    /// What a node says about itself.
+    pub(crate) async fn status(&self, node: SocketAddr) -> Result<Status, Failure> {
+        parsed(&self.ask(Method::GET, node, "/status", String::new()).await?)
+    }
+
+    async fn ask(&self, method: Method, node: SocketAddr, path: &str, body: String) -> Result<Bytes, Failure> {
+        match self.exchange(method, node, path, body).await? {
+            (StatusCode::NOT_FOUND, _) => Err(Failure::Unknown(format!("nothing at {path}"))),
+            (_, body) => Ok(body),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        node: SocketAddr,
+        path: &str,
+        body: String,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{node}{path}"))
+            .body(Full::from(body))
+            .map_err(|_| Failure::Refused)?;
+        let answer = async {
+            let response = self.client.request(request).await.map_err(|error| {
+                // Without a connection nothing was sent.
+                if error.is_connect() {
+                    Failure::Refused
+                } else {
+                    Failure::Unknown(error.to_string())
+                }
+            })?;
+            let status = response.status();
+            let leader = response.headers().get(LOCATION).and_then(|location| address(location.to_str().ok()?));
+            let body = response.into_body().collect().await.map_err(|error| Failure::Unknown(error.to_string()))?;
+            match status {
+                StatusCode::OK | StatusCode::NOT_FOUND => Ok((status, body.to_bytes())),
+                StatusCode::TEMPORARY_REDIRECT => Err(leader.map_or(Failure::Refused, Failure::Elsewhere)),
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE | StatusCode::PAYLOAD_TOO_LARGE => {
+                    Err(Failure::Refused)
+                }
+                other => Err(Failure::Unknown(format!("status {other}"))),
+            }
+        };
+        match tokio::time::timeout(self.timeout, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::Unknown("no answer in time".to_owned())),
+        }
+    }
+}
+
+/// The address in a redirect.
+fn address(location: &str) -> Option<SocketAddr> {
+    location.strip_prefix("http://")?.split(['/', '?']).next()?.parse().ok()
+}
+
+fn parsed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| Failure::Unknown(format!("answer not understood: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_names_the_leader() {
+        let node = "127.0.0.1:8101".parse().ok();
+        assert_eq!(address("http://127.0.0.1:8101/kv/r/0001/02?x=1"), node);
+        assert_eq!(address("http://127.0.0.1:8101"), node);
+        assert_eq!(address("/kv/r"), None);
+    }
+}
