@@ -43,6 +43,7 @@ fn ephemeral_min() -> u32 {
 }
 
 fn scattered() -> u32 {
+    #[expect(clippy::disallowed_methods, reason = "scatters processes; nothing is measured by it")]
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.subsec_nanos());
     (std::process::id().wrapping_mul(2_654_435_761) ^ nanos).max(1)
 }

@@ -211,7 +211,8 @@ impl Ledger {
     }
 
     fn register_page_read(&self, page: &Page, source: Source) -> u64 {
-        let found: BTreeMap<&str, &str> = page.entries.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let found: BTreeMap<&str, &str> =
+            page.entries.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let mut facts = self.lock();
         let end = self.clock.now();
         for key in found.keys() {
@@ -240,7 +241,8 @@ impl Ledger {
             };
             if let Some(contradiction) = contradiction {
                 let newly = register.mark_lost(&contradiction);
-                let what = format!("{source} holds number {number} of {key} though {:?} was in effect", contradiction.newer);
+                let what =
+                    format!("{source} holds number {number} of {key} though {:?} was in effect", contradiction.newer);
                 facts.lost_or_stale(end, newly, what);
             }
         }
@@ -248,7 +250,8 @@ impl Ledger {
     }
 
     fn lasting_page_read(&self, prefix: &str, page: &Page, source: Source) -> u64 {
-        let found: BTreeMap<&str, &str> = page.entries.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let found: BTreeMap<&str, &str> =
+            page.entries.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let mut facts = self.lock();
         let end = self.clock.now();
         let start = match source {
@@ -262,7 +265,10 @@ impl Ledger {
                 facts.stale(end, format!("{source} holds what was never written to {key}: {value:?}"));
             }
         }
-        let range = (Bound::Excluded(page.after.as_str().max(prefix)), page.to.as_deref().map_or(Bound::Unbounded, Bound::Included));
+        let range = (
+            Bound::Excluded(page.after.as_str().max(prefix)),
+            page.to.as_deref().map_or(Bound::Unbounded, Bound::Included),
+        );
         let mut present = 0;
         let mut missing = Vec::new();
         for (key, lasting) in facts.lasting.range_mut::<str, _>(range) {
@@ -271,7 +277,8 @@ impl Ledger {
             }
             let is_there = found.contains_key(key.as_str());
             present += u64::from(is_there);
-            let must_be_there = lasting.written.is_some_and(|written| written < start) && lasting.delete_began.is_none();
+            let must_be_there =
+                lasting.written.is_some_and(|written| written < start) && lasting.delete_began.is_none();
             let must_be_gone = lasting.deleted.is_some_and(|deleted| deleted < start);
             if !lasting.lost && ((must_be_there && !is_there) || (must_be_gone && is_there)) {
                 lasting.lost = true;
@@ -279,7 +286,8 @@ impl Ledger {
             }
         }
         for (key, is_there) in missing {
-            let what = if is_there { "holds a key whose deletion was acknowledged" } else { "lacks an acknowledged key" };
+            let what =
+                if is_there { "holds a key whose deletion was acknowledged" } else { "lacks an acknowledged key" };
             facts.lost_or_stale(end, 1, format!("{source} {what}: {key}"));
         }
         present
@@ -417,7 +425,11 @@ mod tests {
             ledger.page_read(REGISTERS, &page(&ledger, &[]), Source::Leader);
             assert_eq!(ledger.totals().lost, 1);
         }
-        assert!(ledger.violations()[0].what.contains("the leader holds number 0 of r/0000/00"), "{:?}", ledger.violations());
+        assert!(
+            ledger.violations()[0].what.contains("the leader holds number 0 of r/0000/00"),
+            "{:?}",
+            ledger.violations()
+        );
     }
 
     #[test]

@@ -44,13 +44,8 @@ pub(crate) struct Contradiction {
 
 impl Default for Register {
     fn default() -> Self {
-        let absent = Value {
-            last_start: Moment(0),
-            first_end: Some(Moment(0)),
-            place: 0,
-            acknowledged: false,
-            lost: false,
-        };
+        let absent =
+            Value { last_start: Moment(0), first_end: Some(Moment(0)), place: 0, acknowledged: false, lost: false };
         Self { values: vec![absent], order: vec![0], start_max: vec![Moment(0)] }
     }
 }

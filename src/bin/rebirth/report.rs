@@ -62,7 +62,8 @@ fn timeline(journal: &Journal, outages: &[&Outage], acks: &[Moment]) -> String {
     let per_second = most * SLICES as f64 / (end / 1e9);
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\">", TIMELINE_HEIGHT + 40.0);
     // Writing to a string cannot fail.
-    let _ = write!(svg, "<text x=\"0\" y=\"12\">{per_second:.0}/s</text><text x=\"0\" y=\"{TIMELINE_HEIGHT}\">0/s</text>");
+    let _ =
+        write!(svg, "<text x=\"0\" y=\"12\">{per_second:.0}/s</text><text x=\"0\" y=\"{TIMELINE_HEIGHT}\">0/s</text>");
     let _ = write!(svg, "<path class=\"acks\" d=\"M{LEFT} {TIMELINE_HEIGHT}");
     let width = (WIDTH - LEFT) / SLICES as f64;
     for (slice, count) in slices.iter().enumerate() {
@@ -117,7 +118,11 @@ fn distribution(rows: &[Row], outages: &[&Outage]) -> String {
         let _ = write!(svg, "<text x=\"0\" y=\"{:.1}\">{}</text>", y + 4.0, escaped(&row.kind));
         for outage in outages.iter().filter(|outage| outage.kind == row.kind) {
             let place = x(ms(outage.downtime()));
-            let _ = write!(svg, "<circle class=\"dot\" cx=\"{place:.1}\" cy=\"{y:.1}\" r=\"5\"><title>{:.1} ms</title></circle>", ms(outage.downtime()));
+            let _ = write!(
+                svg,
+                "<circle class=\"dot\" cx=\"{place:.1}\" cy=\"{y:.1}\" r=\"5\"><title>{:.1} ms</title></circle>",
+                ms(outage.downtime())
+            );
         }
         let median = x(row.median_ms);
         let _ = write!(
@@ -131,10 +136,12 @@ fn distribution(rows: &[Row], outages: &[&Outage]) -> String {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut table = "<table><tr><th>kind of death</th><th>count</th><th>median ms</th><th>worst ms</th></tr>\n".to_owned();
+    let mut table =
+        "<table><tr><th>kind of death</th><th>count</th><th>median ms</th><th>worst ms</th></tr>\n".to_owned();
     for Row { kind, count, median_ms, worst_ms } in rows {
         let kind = escaped(kind);
-        let _ = writeln!(table, "<tr><td>{kind}</td><td>{count}</td><td>{median_ms:.1}</td><td>{worst_ms:.1}</td></tr>");
+        let _ =
+            writeln!(table, "<tr><td>{kind}</td><td>{count}</td><td>{median_ms:.1}</td><td>{worst_ms:.1}</td></tr>");
     }
     table + "</table>\n"
 }

@@ -264,13 +264,18 @@ impl<W: World> Run<W> {
         let (downtime, from, to) = self.ledger.longest_gap(fault, self.ledger.clock().now());
         let leader = self.leader().await?;
         let id = self.id(leader);
-        let mut told = format!("served: {:.1} ms without an acknowledged write; node {id} leads", downtime.as_secs_f64() * 1e3);
+        let mut told =
+            format!("served: {:.1} ms without an acknowledged write; node {id} leads", downtime.as_secs_f64() * 1e3);
         let succession = if succession { self.status(leader).await.map(|status| status.succession) } else { None };
-        if let Some(Succession { entries, bytes: replayed, detect_us, seal_us, read_us, replay_us, stand_us }) = succession {
+        if let Some(Succession { entries, bytes: replayed, detect_us, seal_us, read_us, replay_us, stand_us }) =
+            succession
+        {
             told += &format!(", replayed {entries} entries, {}", bytes(replayed));
             let [detect, seal, read, replay, stand] =
                 [detect_us, seal_us, read_us, replay_us, stand_us].map(|us| us as f64 / 1e3);
-            told += &format!(" (detect {detect:.1}, seal {seal:.1}, read {read:.1}, replay {replay:.1}, stand {stand:.1} ms)");
+            told += &format!(
+                " (detect {detect:.1}, seal {seal:.1}, read {read:.1}, replay {replay:.1}, stand {stand:.1} ms)"
+            );
         }
         self.journal.tell(told);
         self.journal.step().outages.push(Outage { kind, fault, from, to, succession });

@@ -54,9 +54,10 @@ pub(crate) fn lasting_value(key: &str) -> String {
 fn padded(mut text: String, bytes: usize) -> String {
     const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
     // FNV-1a for the start, xorshift from there on.
-    let mut state = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    }) | 1;
+    let mut state = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        | 1;
     while text.len() < bytes {
         state ^= state << 13;
         state ^= state >> 7;

@@ -263,8 +263,19 @@ async fn status(State(node): State<FakeNode>) -> Response {
 
 /// A short run of every step in a world with one defect.
 async fn run(lie: Lie, steps: &str) -> Summary {
-    let arguments =
-        ["rebirth", "--cycles", "1", "--steps", steps, "--patience", "3s", "--session-timeout", "300ms", "--clients", "3"];
+    let arguments = [
+        "rebirth",
+        "--cycles",
+        "1",
+        "--steps",
+        steps,
+        "--patience",
+        "3s",
+        "--session-timeout",
+        "300ms",
+        "--clients",
+        "3",
+    ];
     let options = Options::try_parse_from(arguments).expect("known options");
     let world = FakeWorld::start(lie).await;
     let clock = Clock::start();
@@ -286,7 +297,11 @@ async fn an_honest_world_passes_every_step() {
     let summary = run(Lie::None, "a,b,c,d,e,f,g,h,i").await;
     assert!(summary.succeeded(), "{:?} {:?}", summary.violations, summary.failures);
     assert_eq!(summary.cycles, 1);
-    assert!(summary.totals.acked > 100 && summary.totals.unknown > 0 && summary.totals.reads > 0, "{:?}", summary.totals);
+    assert!(
+        summary.totals.acked > 100 && summary.totals.unknown > 0 && summary.totals.reads > 0,
+        "{:?}",
+        summary.totals
+    );
     let letters: String = summary.rows.iter().filter_map(|row| row.kind.chars().next()).collect();
     assert_eq!(letters, "abccdefgghi");
 }
