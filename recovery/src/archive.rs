@@ -329,7 +329,7 @@ impl Archive {
             (Kind::CreateManifest | Kind::ReplaceManifest, Reply::Done) => self.move_pointer(),
             (Kind::Pointer, Reply::Done) => self.published(),
             (Kind::ReadPointer, Reply::Data(data)) => {
-                self.pointer_read(data.map(|(bytes, stat)| (bytes, stat.version)))
+                self.pointer_read(data.map(|(bytes, stat)| (bytes, stat.version)));
             }
             (Kind::Delete, Reply::Done) => self.delete_next(),
             (kind, reply) => self.give_up(format!("answer of the wrong kind: {kind:?} {reply:?}")),

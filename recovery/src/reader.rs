@@ -428,7 +428,7 @@ impl Reader {
                 }
             }
             Ok(decoded) => {
-                self.damaged(path, index, format!("in the wrong bucket: ordinal={}", decoded.ordinal), false)
+                self.damaged(path, index, format!("in the wrong bucket: ordinal={}", decoded.ordinal), false);
             }
             Err(error) => self.damaged(path, index, error, false),
         }

@@ -573,7 +573,7 @@ impl Replica {
         let term = if sealed { term } else { term.max(local_term) };
         persist.hard_state = Some((term, commit));
         self.persist(cx, persist);
-        self.engine = Some(Engine::new(cx.config.node, log, term, commit, handed.max(0)));
+        self.engine = Some(Engine::new(cx.config.node, log, term, commit, handed));
     }
 }
 

@@ -198,7 +198,7 @@ impl Engine {
             if self.is_leader() {
                 break;
             }
-            let mut vote = self.from_witness(witness, MessageType::MsgRequestVoteResponse);
+            let mut vote = self.witness_message(witness, MessageType::MsgRequestVoteResponse);
             vote.term = term;
             self.step(vote);
         }
@@ -209,7 +209,7 @@ impl Engine {
     pub(super) fn acknowledge(&mut self, index: u64) {
         assert!(self.is_leader() && index <= self.last(), "acknowledged by nobody: index={index}");
         for witness in witnesses() {
-            let mut response = self.from_witness(witness, MessageType::MsgAppendResponse);
+            let mut response = self.witness_message(witness, MessageType::MsgAppendResponse);
             response.index = index;
             self.step(response);
             // Nothing is ever sent to a witness: keep raft-rs from building such messages.
@@ -217,7 +217,7 @@ impl Engine {
         }
     }
 
-    fn from_witness(&self, witness: u64, kind: MessageType) -> Message {
+    fn witness_message(&self, witness: u64, kind: MessageType) -> Message {
         let mut message = Message::default();
         message.set_msg_type(kind);
         message.from = witness;

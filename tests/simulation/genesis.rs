@@ -54,7 +54,6 @@ fn requests(voters: &[u64], limits: Limits) -> Vec<bequest_recovery::keeper::Req
             create(&paths.ballot(), seal(&ballot)),
             create(&paths.wals(), empty()),
             create(&paths.wal(root), seal(&header)),
-            create(&paths.bucket(root, 0), empty()),
             create(&paths.chunks(), empty()),
             create(&paths.manifests(), empty()),
             create(&paths.pointer(), seal(&pointer)),
