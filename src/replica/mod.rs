@@ -117,7 +117,8 @@ impl Core {
         if self.halted(out) {
             return effects;
         }
-        effects.wake_at = self.wake_at(now);
+        // What is overdue waits for something else, ZooKeeper mostly: to look at it at once again would be to spin.
+        effects.wake_at = self.wake_at(now).map(|at| if at > now { at } else { now + self.config.beat });
         effects
     }
 
