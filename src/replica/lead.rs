@@ -386,8 +386,8 @@ impl Replica {
 
     /// Stops accepting, and once everything accepted is answered, asks a follower to take over.
     pub(super) fn hand_over(&mut self, cx: &mut Context<'_>) {
-        self.handing_over = true;
         if let Phase::Leader(leader) = &mut self.phase {
+            self.handing_over = true;
             leader.hand_over = leader.hand_over.or(Some(HandOver { since: cx.now, asked: false }));
         }
     }
@@ -418,6 +418,8 @@ impl Replica {
 
     /// What must not outlive a leadership.
     pub(super) fn end_leading(&mut self, cx: &mut Context<'_>) {
+        // Whoever handed over once may have to lead again: the other node may die.
+        self.handing_over = false;
         if matches!(self.phase, Phase::Leader(_)) {
             cx.push(Effect::SnapshotAbandon { group: self.number, upload: self.uploads });
         }
