@@ -13,6 +13,8 @@ use crate::machine::{answered_index, command, KEYS};
 use crate::process::NUMBER;
 use crate::world::{Happening, Pid, World};
 
+// A process that owes this many answers is asked nothing more.
+const WAITING_MAX: usize = 24;
 // Requests a session leaves open at once.
 const OPEN_MAX: usize = 4;
 
@@ -94,9 +96,14 @@ impl World {
 
     /// Mostly who leads, sometimes anybody.
     fn somebody(&mut self) -> Option<Pid> {
-        let leaders: Vec<Pid> = self.leaders().into_keys().collect();
-        let all: Vec<Pid> =
-            self.processes.values().filter(|process| process.joined).map(|process| process.pid).collect();
+        let leaders = self.leaders().into_keys();
+        let leaders: Vec<Pid> = leaders.filter(|pid| self.processes[pid].tokens.len() < WAITING_MAX).collect();
+        let all: Vec<Pid> = self
+            .processes
+            .values()
+            .filter(|process| process.joined && process.tokens.len() < WAITING_MAX)
+            .map(|process| process.pid)
+            .collect();
         let from = if leaders.is_empty() || self.rng.random_ratio(1, 8) { all } else { leaders };
         self.pick(&from)
     }

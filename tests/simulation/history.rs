@@ -108,12 +108,13 @@ impl History {
         self.floor = self.floor.max(applied);
     }
 
-    /// A replica says that it leads.
-    pub fn leads(&mut self, node: u64, pid: Pid, status: &GroupStatus) {
+    /// A replica says that it leads, while the ballot has the term `ballot`.
+    pub fn leads(&mut self, node: u64, pid: Pid, status: &GroupStatus, ballot: u64) {
         let first = *self.leaders.entry(status.term).or_insert(pid);
         assert_eq!(first, pid, "two leaders in term {}: {first:?} and {pid:?} of node {node}", status.term);
+        // One that was sealed off and does not know it yet may well be behind.
         assert!(
-            status.last >= self.floor,
+            status.term < ballot || status.last >= self.floor,
             "I1: the leader of term {} has a log up to {} only, {} was acknowledged",
             status.term,
             status.last,

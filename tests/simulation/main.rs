@@ -1,7 +1,7 @@
 //! A simulated world around the real core: one seed, one run, the same every time.
 //!
 //! `BEQUEST_SEEDS` and `BEQUEST_STEPS` say how many runs and how long; `BEQUEST_SEED` with the test `one_seed` replays
-//! one of them, and `BEQUEST_TRACE=1` prints what happened last in it.
+//! one of them, and `BEQUEST_TRACE=1` prints what happened last in it. `BEQUEST_MIX` forces one kind of run on every seed.
 
 // Nothing of a test program is exported; `pub` says what other files of it use.
 #![allow(unreachable_pub)]
@@ -31,7 +31,7 @@ use std::sync::{Mutex, PoisonError};
 use counts::Counts;
 
 const SEEDS: u64 = 500;
-const STEPS: u64 = 2_000;
+const STEPS: u64 = 10_000;
 const THREADS: usize = 2;
 
 fn setting(name: &str) -> Option<u64> {
@@ -59,12 +59,12 @@ fn run(seed: u64, keep_trace: bool) -> (Counts, u64, Result<(), String>) {
 
 fn complaint(seed: u64, what: &str) -> String {
     let mix = mix::of_seed(seed).name;
-    let steps = match setting("BEQUEST_STEPS") {
-        Some(steps) => format!("BEQUEST_STEPS={steps} "),
-        None => String::new(),
-    };
+    let settings: String = ["BEQUEST_STEPS", "BEQUEST_MIX"]
+        .iter()
+        .filter_map(|name| std::env::var(name).ok().map(|value| format!("{name}={value} ")))
+        .collect();
     format!(
-        "seed {seed} (mix {mix}): {what}\n  replay: {steps}BEQUEST_TRACE=1 BEQUEST_SEED={seed} \
+        "seed {seed} (mix {mix}): {what}\n  replay: {settings}BEQUEST_TRACE=1 BEQUEST_SEED={seed} \
          cargo test --no-default-features --test simulation one_seed -- --nocapture"
     )
 }

@@ -175,15 +175,15 @@ const TWO: Mix = Mix {
     servers: 3,
     machines: Machines::Any,
     clients: 3,
-    think: delay(0, 20 * MILLI),
-    keeper: delay(300, 4 * MILLI),
+    think: delay(0, 50 * MILLI),
+    keeper: delay(200, 2 * MILLI),
     behind: delay(100, 30 * MILLI),
     network: delay(50, 2 * MILLI),
     disk: delay(50, 3 * MILLI),
     machine: delay(10, MILLI),
     downtime: delay(MILLI, 400 * MILLI),
     spell: delay(20 * MILLI, 900 * MILLI),
-    calm: delay(5 * MILLI, 400 * MILLI),
+    calm: delay(5 * MILLI, 600 * MILLI),
     weights: ROUGH,
     dropped: 50,
     duplicated: 50,
@@ -270,6 +270,8 @@ pub const MIXES: &[Mix] = &[
         wal_segments: 20,
         ..TWO
     },
+    // A log too long to be snapshotted within a run: long replays.
+    Mix { name: "deep", share: 2, wal_bytes: 4 << 20, wal_segments: 100_000, ..TWO },
     Mix { name: "one", share: 2, nodes: 1, ..TWO },
     Mix { name: "three", share: 2, nodes: 3, ..TWO },
     Mix { name: "five", share: 1, nodes: 5, clients: 4, ..TWO },
@@ -277,6 +279,9 @@ pub const MIXES: &[Mix] = &[
 
 /// The mix of a seed: each gets its share of any run of consecutive seeds.
 pub fn of_seed(seed: u64) -> &'static Mix {
+    if let Some(mix) = std::env::var("BEQUEST_MIX").ok().and_then(|name| MIXES.iter().find(|mix| mix.name == name)) {
+        return mix;
+    }
     let total: u64 = MIXES.iter().map(|mix| u64::from(mix.share)).sum();
     let mut place = seed % total;
     for mix in MIXES {

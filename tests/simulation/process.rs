@@ -48,8 +48,6 @@ pub struct Process {
     pub status: Option<Box<GroupStatus>>,
     pub leading: bool,
     pub shutting_down: bool,
-    /// Steps since the clock moved.
-    pub hurry: (Micros, u32),
 }
 
 /// Work for the disk's thread.
@@ -104,7 +102,6 @@ impl World {
             status: None,
             leading: false,
             shutting_down: false,
-            hurry: (0, 0),
         };
         self.processes.insert(pid, process);
         self.counts.one("born");
@@ -193,9 +190,6 @@ impl World {
         process.wake_serial += 1;
         let serial = process.wake_serial;
         let events = std::mem::take(&mut process.inbox);
-        process.hurry =
-            if process.hurry.0 / MILLI == self.now / MILLI { (self.now, process.hurry.1 + 1) } else { (self.now, 0) };
-        assert!(process.hurry.1 < 500, "liveness: {pid:?} spins, 500 steps within a millisecond");
         let now = bequest::replica::event::Now(Duration::from_micros(self.now - process.born + process.clock_offset));
         if self.trace.keeps() {
             for event in &events {
@@ -206,6 +200,7 @@ impl World {
         let process = self.processes.get_mut(&pid).expect("still there");
         let effects = process.core.step(now, events);
         let wake_in = effects.wake_at.map(|at| at.since(now).as_micros() as Micros);
+        assert!(effects.wake_at.is_none_or(|at| at > now), "liveness: {pid:?} wants to be woken at once, and spins");
         self.steps += 1;
         self.note(("step", pid.0, effects.list.len(), wake_in), String::new);
         if let Some(wake_in) = wake_in {
@@ -352,7 +347,7 @@ impl World {
             self.counts.one(&format!("role: {:?}", status.role));
         }
         if status.role == Role::Leader {
-            self.history.leads(process.place.node, pid, &status);
+            self.history.leads(process.place.node, pid, &status, self.mirror.ballot.0.term);
         }
         process.status = Some(status);
     }
