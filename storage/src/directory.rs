@@ -146,6 +146,13 @@ impl Directory {
     }
 }
 
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a child process that was just started still has a copy of it.
+        let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
 enum Marker {
     Format(u32),
     Damaged,

@@ -275,6 +275,35 @@ fn a_torn_end_of_the_log_loses_a_suffix_only() {
 }
 
 #[test]
+fn a_flipped_byte_in_the_database_log_loses_a_suffix_or_moves_all_aside() {
+    let (scratch, dir) = scratch();
+    filled(&dir);
+    let wal = files(&dir, |name| name.ends_with(".log")).pop().expect("RocksDB has a log");
+    let whole = fs::read(&wal).expect("reads");
+    for place in (0..whole.len()).step_by(whole.len() / 40 + 1) {
+        let copy = scratch.path().join(format!("copy-{place}"));
+        fs::create_dir_all(copy.join("rocksdb")).expect("creates");
+        for path in files(&dir, |name| name != "LOCK") {
+            fs::copy(&path, copy.join("rocksdb").join(path.file_name().expect("named"))).expect("copies");
+        }
+        fs::copy(dir.join("format"), copy.join("format")).expect("copies");
+        let mut bytes = whole.clone();
+        bytes[place] ^= 0x40;
+        fs::write(copy.join("rocksdb").join(wal.file_name().expect("named")), bytes).expect("writes");
+        let (store, opened) = open(&copy).expect("opens");
+        let Some(log) = store.load(GROUP, u64::MAX).expect("loads") else {
+            assert!(matches!(opened, Opened::Quarantined { .. }), "{place}: {opened:?}");
+            continue;
+        };
+        assert!((800..=810).contains(&log.entries.len()), "{place}: {}", log.entries.len());
+        for slot in log.entries {
+            let payload = slot.payload.expect("the budget has no end").0;
+            assert_eq!(payload, vec![slot.index as u8; 1000], "{place}");
+        }
+    }
+}
+
+#[test]
 fn a_directory_removed_while_in_use_is_noticed() {
     let (_scratch, dir) = scratch();
     let (store, _) = open(&dir).expect("opens");
