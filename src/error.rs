@@ -231,4 +231,16 @@ pub enum NodeError {
         /// What is wrong.
         what: String,
     },
+    /// The local disk failed. What it lost is in ZooKeeper: start the node again, on a disk that works.
+    #[error("local disk failed: {message}")]
+    Disk {
+        /// Its words.
+        message: String,
+    },
+    /// A defect of this library, found by one of its own assertions.
+    #[error("defect: {message}; please report it, then start the node again")]
+    Internal {
+        /// Which.
+        message: String,
+    },
 }

@@ -4,7 +4,6 @@ pub mod archive;
 pub mod ballot;
 mod chain;
 pub mod entry;
-pub mod genesis;
 pub mod keeper;
 pub mod model;
 pub mod path;

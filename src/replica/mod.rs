@@ -273,7 +273,7 @@ impl Core {
                 self.each(now, out, |r, cx| r.connected(cx));
             }
             Some(News::Peer { peer, incarnation, addresses }) => {
-                self.peer_registered(now, peer, incarnation, addresses, out);
+                self.peer_registered(now, peer, incarnation, addresses, out)
             }
         }
     }
@@ -281,7 +281,6 @@ impl Core {
     /// What the cores of this node say of the groups they are doubted in.
     fn testify(&mut self, now: Now, question: &Question, out: &mut Vec<Effect>) {
         let own = self.facts.incarnation().map_or(0, |own| own.0);
-        let cx = context!(self, now, out);
         let testimonies: Vec<Testimony> = question
             .doubts
             .iter()
@@ -289,7 +288,7 @@ impl Core {
                 let found = self.replicas.values().find(|r| r.uuid().is_some_and(|uuid| uuid.0[..] == doubt.group[..]));
                 found
                     .filter(|_| question.incarnation == own)
-                    .and_then(|r| r.testify(cx, doubt.version))
+                    .and_then(|r| r.testify(doubt.version))
                     .unwrap_or(Testimony { group: doubt.group.clone(), version: doubt.version, stand: 0, progress: 0 })
             })
             .collect();
@@ -345,11 +344,7 @@ impl Core {
                 known.link = Some(incarnation);
                 known.heard = now;
                 known.armed = true;
-                // A newer life than the ballot's may have been met.
-                self.each(now, out, |r, cx| {
-                    r.greet(cx, peer);
-                    r.consider(cx);
-                });
+                self.each(now, out, |r, cx| r.greet(cx, peer));
             }
             LinkEvent::Down => {
                 known.link = None;
@@ -440,8 +435,7 @@ impl Core {
     }
 
     fn beat(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let cx = context!(self, now, out);
-        let ballots: Vec<_> = self.replicas.values_mut().filter_map(|replica| replica.standing(cx)).collect();
+        let ballots: Vec<_> = self.replicas.values().filter_map(Replica::standing).collect();
         let linked: Vec<_> =
             self.facts.peers.iter().filter(|(_, peer)| peer.link.is_some()).map(|(peer, _)| *peer).collect();
         for peer in linked {
@@ -450,7 +444,6 @@ impl Core {
         }
     }
 
-    /// When to be woken; remembers for each replica when it is due.
     fn wake_at(&mut self, now: Now) -> Option<Now> {
         let mut wake = [
             self.registry.wake_at(self.config.poll),
@@ -461,9 +454,8 @@ impl Core {
         .flatten()
         .min();
         let mut nothing = Vec::new();
-        let cx = context!(self, now, &mut nothing);
         for replica in self.replicas.values_mut() {
-            if let Some(at) = replica.wake_at(cx) {
+            if let Some(at) = replica.wake_at(context!(self, now, &mut nothing)) {
                 replica.due = at;
                 wake = Some(wake.map_or(at, |wake| wake.min(at)));
             }

@@ -60,6 +60,8 @@ pub struct Known {
     pub term: u64,
     /// Highest index seen there.
     pub index: u64,
+    /// The own term of the entry at that index.
+    pub entry_term: u64,
     /// The rolling hash at that index.
     pub hash: [u8; 16],
 }
@@ -144,6 +146,18 @@ struct PositionRecord {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+struct KnownRecord {
+    #[prost(uint64, tag = "1")]
+    term: u64,
+    #[prost(uint64, tag = "2")]
+    index: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    hash: Vec<u8>,
+    #[prost(uint64, tag = "4")]
+    entry_term: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 struct HardStateRecord {
     #[prost(uint64, tag = "1")]
     term: u64,
@@ -173,6 +187,15 @@ fn read_position(
     let record: PositionRecord = record::open(what, &key, &bytes)?;
     let hash = record.hash.try_into().map_err(|_| record::damaged(what, "hash has not 16 bytes", &key))?;
     Ok(Some((record.index, record.term, hash)))
+}
+
+fn read_known(database: &Database, group: &GroupUuid) -> Result<Option<Known>, StorageError> {
+    let key = GroupKey::Known.of(group);
+    let Some(bytes) = database.get(META, &key)? else { return Ok(None) };
+    let record: KnownRecord = record::open("known position", &key, &bytes)?;
+    let hash = record.hash.try_into();
+    let hash = hash.map_err(|_| record::damaged("known position", "hash has not 16 bytes", &key))?;
+    Ok(Some(Known { term: record.term, index: record.index, entry_term: record.entry_term, hash }))
 }
 
 fn put_position(

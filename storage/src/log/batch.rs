@@ -6,7 +6,8 @@ use rocksdb::WriteBatch;
 
 use crate::database::{Database, LOG, META};
 use crate::error::StorageError;
-use crate::log::{entry_key, entry_value, get_entry, put_position, Base, Cursor, HardStateRecord, LogBatch};
+use crate::log::{entry_key, entry_value, get_entry, put_position, Base, Cursor};
+use crate::log::{HardStateRecord, Known, KnownRecord, LogBatch};
 use crate::record;
 use crate::store::{put_meta, GroupKey, GroupUuid, Store};
 
@@ -20,7 +21,7 @@ const INDEX_MAX: u64 = u64::MAX / 2;
 const DELETED_SINGLY_MAX: u64 = 256;
 
 impl Store {
-    /// Writes all of `batches`, in order, or nothing. On return it survives the death of the process; with `sync`, or after
+    /// Writes all of `batches`, or nothing. On return it survives the death of the process; with `sync`, or after
     /// [`Store::sync`], also that of the machine.
     ///
     /// # Errors
@@ -31,9 +32,9 @@ impl Store {
         let database = &self.shared.database;
         let mut changed: HashMap<GroupUuid, Cursor> = HashMap::new();
         let mut rows = WriteBatch::default();
-        for (place, batch) in batches.iter().enumerate() {
+        for batch in batches {
             let before = changed.get(&batch.group).or_else(|| cursors.get(&batch.group)).copied();
-            let after = add(database, &mut rows, before, batch, &batches[..place])?;
+            let after = add(database, &mut rows, before, batch)?;
             changed.insert(batch.group, after);
         }
         if rows.is_empty() && !sync {
@@ -45,14 +46,12 @@ impl Store {
     }
 }
 
-/// Adds the changes of `batch`, which comes behind `earlier` in the same write, to `rows`; returns where the log then
-/// begins and ends.
+/// Adds the changes of `batch` to `rows`; returns where the log then begins and ends.
 fn add(
     database: &Database,
     rows: &mut WriteBatch,
     before: Option<Cursor>,
     batch: &LogBatch,
-    earlier: &[LogBatch],
 ) -> Result<Cursor, StorageError> {
     let group = &batch.group;
     if let Some(meta) = &batch.meta {
@@ -80,9 +79,12 @@ fn add(
         let value = record::seal(&key, &record);
         rows.put_cf(&meta, key, value);
     }
-    compact(database, rows, &mut cursor, batch, earlier)?;
+    compact(database, rows, &mut cursor, batch)?;
     if let Some(known) = batch.known {
-        put_position(database, rows, GroupKey::Known.of(group), (known.index, known.term, known.hash))?;
+        let key = GroupKey::Known.of(group);
+        let Known { term, index, entry_term, hash } = known;
+        let value = record::seal(&key, &KnownRecord { term, index, hash: hash.to_vec(), entry_term });
+        rows.put_cf(&meta, key, value);
     }
     Ok(cursor)
 }
@@ -131,7 +133,6 @@ fn compact(
     rows: &mut WriteBatch,
     cursor: &mut Cursor,
     batch: &LogBatch,
-    earlier: &[LogBatch],
 ) -> Result<(), StorageError> {
     let Some(to) = batch.compact_to else { return Ok(()) };
     if to.index <= cursor.base.index {
@@ -140,11 +141,9 @@ fn compact(
     if to.index > cursor.last {
         return Err(invalid(batch, to.index, "compaction behind the last entry"));
     }
-    // What this write brings is not in the database yet, and replaces what is; the latest counts.
-    let same_group = earlier.iter().filter(|other| other.group == batch.group).chain([batch]);
-    let written = same_group.rev().flat_map(|batch| &batch.entries).find(|entry| entry.index == to.index);
-    let found = match written {
-        Some(entry) => Some((entry.term, entry.hash)),
+    let ours = batch.entries.iter().find(|entry| entry.index == to.index).map(|entry| (entry.term, entry.hash));
+    let found = match ours {
+        Some(found) => Some(found),
         None => get_entry(database, &batch.group, to.index)?,
     };
     // Past a wrong position the log would go on from a state it was not made for.

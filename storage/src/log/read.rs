@@ -5,7 +5,7 @@ use rocksdb::ReadOptions;
 
 use crate::database::{Database, Rocks, LOG, META};
 use crate::error::StorageError;
-use crate::log::{entry_key, read_position, Cursor, EntryView, HardState, HardStateRecord, Known, LocalLog};
+use crate::log::{entry_key, read_known, Cursor, EntryView, HardState, HardStateRecord, LocalLog};
 use crate::log::{LogEntry, LogSlot};
 use crate::record;
 use crate::store::{read_meta, GroupKey, GroupUuid, Store};
@@ -24,12 +24,11 @@ impl Store {
         let database = &self.shared.database;
         let Some(meta) = read_meta(database, &group)? else { return Ok(None) };
         let cursor = cursors.get(&group).copied().ok_or(StorageError::UnknownGroup { group })?;
-        let known = read_position(database, "known position", GroupKey::Known, &group)?;
         Ok(Some(LocalLog {
             meta,
             base: cursor.base,
             hard_state: read_hard_state(database, &group)?,
-            known: known.map(|(index, term, hash)| Known { term, index, hash }),
+            known: read_known(database, &group)?,
             entries: read_slots(database, &group, cursor, payload_bytes_max)?,
         }))
     }

@@ -60,14 +60,14 @@ fn what_was_written_is_loaded_again_after_reopening() {
     let (dir, store) = scratch();
     let mut batch = appended(GROUP, 1..=5, 2);
     batch.hard_state = Some(HardState { term: 3, commit: 4 });
-    batch.known = Some(Known { term: 9, index: 5, hash: [1; 16] });
+    batch.known = Some(Known { term: 9, index: 5, entry_term: 8, hash: [1; 16] });
     store.write(&[batch.clone()], false).expect("writes");
     let store = reopened(&dir, store);
     let log = store.load(GROUP, u64::MAX).expect("loads").expect("is there");
     assert_eq!(log.meta, meta(GROUP));
     assert_eq!(log.base, Base::default());
     assert_eq!(log.hard_state, HardState { term: 3, commit: 4 });
-    assert_eq!(log.known, Some(Known { term: 9, index: 5, hash: [1; 16] }));
+    assert_eq!(log.known, Some(Known { term: 9, index: 5, entry_term: 8, hash: [1; 16] }));
     assert_eq!(log.entries.len(), 5);
     for (slot, entry) in log.entries.iter().zip(&batch.entries) {
         assert_eq!((slot.index, slot.term, slot.kind, slot.hash), (entry.index, entry.term, entry.kind, entry.hash));
@@ -154,19 +154,6 @@ fn compaction_moves_the_base_and_only_onto_an_entry_that_is_there() {
     assert_eq!(positions(&store, GROUP), []);
     let store = reopened(&dir, store);
     store.write(&[appended(GROUP, 1002..=1002, 2)], false).expect("goes on behind the base");
-}
-
-#[test]
-fn batches_of_one_group_in_one_write_follow_each_other() {
-    let (dir, store) = scratch();
-    store.write(&[appended(GROUP, 1..=9, 1)], false).expect("writes");
-    let replaced = LogBatch { truncate_from: Some(5), ..appended(GROUP, 5..=7, 2) };
-    let compacted = |term| LogBatch { compact_to: Some(base(6, term)), ..LogBatch::new(GROUP) };
-    let error = store.write(&[replaced.clone(), compacted(1)], false).expect_err("entry 6 is replaced before");
-    assert!(matches!(error, StorageError::InvalidBatch { index: 6, .. }), "{error}");
-    assert_eq!(positions(&store, GROUP).len(), 9, "nothing was written");
-    store.write(&[replaced, compacted(2), appended(GROUP, 8..=8, 3)], false).expect("writes");
-    assert_eq!(positions(&reopened(&dir, store), GROUP), [(7, 2), (8, 3)]);
 }
 
 #[test]
