@@ -4,6 +4,7 @@ pub mod archive;
 pub mod ballot;
 mod chain;
 pub mod entry;
+pub mod genesis;
 pub mod keeper;
 pub mod model;
 pub mod path;

@@ -247,10 +247,10 @@ impl Challenges {
                     None => {}
                 }
             }
-            (Call::Write { peer, nonce, .. }, Outcome::Unknown(_)) => {
-                if self.asked(peer).is_some_and(|asked| asked.nonce == nonce) {
-                    self.settle(cx, peer);
-                }
+            (Call::Write { peer, nonce, .. }, Outcome::Unknown(_))
+                if self.asked(peer).is_some_and(|asked| asked.nonce == nonce) =>
+            {
+                self.settle(cx, peer);
             }
             (Call::Read(peer), Outcome::Ok(Reply::Data(data))) => return (self.answer_read(cx, peer, data), None),
             (Call::Read(peer), _) if self.asked(peer).is_some_and(|asked| asked.last_look) => {

@@ -71,6 +71,8 @@ pub(super) struct Leader {
     checks: usize,
     retry_at: Option<Now>,
     retries: u32,
+    /// When the commit path last moved, or had nothing to do.
+    moved: Now,
     ticked: Now,
     /// This term's first entry.
     first_own: u64,
@@ -104,6 +106,7 @@ impl Leader {
             checks: 0,
             retry_at: None,
             retries: 0,
+            moved: cx.now,
             ticked: cx.now,
             first_own: engine.last(),
             hand_over: None,
@@ -114,6 +117,11 @@ impl Leader {
     /// Everybody who waits for a read.
     pub(super) fn take_reads(&mut self) -> Vec<Token> {
         std::mem::take(&mut self.reads).into_iter().map(|read| read.token).collect()
+    }
+
+    /// Whether appends are on their way and none was acknowledged for so long.
+    pub(super) fn stalled(&self, now: Now, patience: Duration) -> bool {
+        self.writer.in_flight() > 0 && now.since(self.moved) >= patience
     }
 
     pub(super) fn wake_at(&self, cx: &Context<'_>) -> Now {
@@ -230,6 +238,7 @@ impl Replica {
         let seen = leader.won.seen.clone();
         match event {
             WriterEvent::Acknowledged { index } => {
+                leader.moved = cx.now;
                 if let Some(engine) = &mut self.engine {
                     engine.acknowledge(index);
                 }
@@ -283,6 +292,9 @@ impl Replica {
             if !full && leader.writer.in_flight() >= EAGER_SEGMENTS {
                 break;
             }
+            if leader.writer.in_flight() == 0 {
+                leader.moved = cx.now;
+            }
             asks.push(leader.writer.append(entries));
         }
         if leader.retry_at.is_none() && leader.writer.must_reissue() && cx.facts.usable() {
@@ -306,7 +318,8 @@ impl Replica {
             }
         }
         let needed = leader.reads.back().map_or(0, |read| read.fence);
-        if needed > leader.writer.fences() && leader.checks < CHECKS_IN_FLIGHT && cx.facts.usable() {
+        let quiet = leader.retry_at.is_none() && cx.facts.usable();
+        if needed > leader.writer.fences() && leader.checks < CHECKS_IN_FLIGHT && quiet {
             leader.checks += 1;
             let fence = leader.writer.fence();
             let check = Op::Check { path: self.paths.ballot(), version: leader.won.seen.version };

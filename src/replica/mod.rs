@@ -273,7 +273,7 @@ impl Core {
                 self.each(now, out, |r, cx| r.connected(cx));
             }
             Some(News::Peer { peer, incarnation, addresses }) => {
-                self.peer_registered(now, peer, incarnation, addresses, out)
+                self.peer_registered(now, peer, incarnation, addresses, out);
             }
         }
     }
@@ -281,6 +281,7 @@ impl Core {
     /// What the cores of this node say of the groups they are doubted in.
     fn testify(&mut self, now: Now, question: &Question, out: &mut Vec<Effect>) {
         let own = self.facts.incarnation().map_or(0, |own| own.0);
+        let cx = context!(self, now, out);
         let testimonies: Vec<Testimony> = question
             .doubts
             .iter()
@@ -288,7 +289,7 @@ impl Core {
                 let found = self.replicas.values().find(|r| r.uuid().is_some_and(|uuid| uuid.0[..] == doubt.group[..]));
                 found
                     .filter(|_| question.incarnation == own)
-                    .and_then(|r| r.testify(doubt.version))
+                    .and_then(|r| r.testify(cx, doubt.version))
                     .unwrap_or(Testimony { group: doubt.group.clone(), version: doubt.version, stand: 0, progress: 0 })
             })
             .collect();
@@ -344,7 +345,11 @@ impl Core {
                 known.link = Some(incarnation);
                 known.heard = now;
                 known.armed = true;
-                self.each(now, out, |r, cx| r.greet(cx, peer));
+                // A newer life than the ballot's may have been met.
+                self.each(now, out, |r, cx| {
+                    r.greet(cx, peer);
+                    r.consider(cx);
+                });
             }
             LinkEvent::Down => {
                 known.link = None;
@@ -435,7 +440,8 @@ impl Core {
     }
 
     fn beat(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let ballots: Vec<_> = self.replicas.values().filter_map(Replica::standing).collect();
+        let cx = context!(self, now, out);
+        let ballots: Vec<_> = self.replicas.values_mut().filter_map(|replica| replica.standing(cx)).collect();
         let linked: Vec<_> =
             self.facts.peers.iter().filter(|(_, peer)| peer.link.is_some()).map(|(peer, _)| *peer).collect();
         for peer in linked {
@@ -444,6 +450,7 @@ impl Core {
         }
     }
 
+    /// When to be woken; remembers for each replica when it is due.
     fn wake_at(&mut self, now: Now) -> Option<Now> {
         let mut wake = [
             self.registry.wake_at(self.config.poll),
@@ -454,8 +461,9 @@ impl Core {
         .flatten()
         .min();
         let mut nothing = Vec::new();
+        let cx = context!(self, now, &mut nothing);
         for replica in self.replicas.values_mut() {
-            if let Some(at) = replica.wake_at(context!(self, now, &mut nothing)) {
+            if let Some(at) = replica.wake_at(cx) {
                 replica.due = at;
                 wake = Some(wake.map_or(at, |wake| wake.min(at)));
             }

@@ -128,6 +128,8 @@ pub(super) struct Replica {
     pub(super) due: Now,
     doubts: Vec<DoubtChange>,
     told_voters: bool,
+    /// Ballot version and progress last told in a beat.
+    told_progress: Option<(i32, u64)>,
 }
 
 /// A holder doubted, with group, ballot version and patience; or no longer doubted.
@@ -171,6 +173,7 @@ impl Replica {
             due: Now::default(),
             doubts: Vec::new(),
             told_voters: false,
+            told_progress: None,
         }
     }
 
@@ -314,7 +317,12 @@ impl Replica {
     // ---- the ballot -----------------------------------------------------------------------------------------------
 
     fn took_ballot(&mut self, cx: &mut Context<'_>, outcome: Outcome) {
-        let Outcome::Ok(Reply::Data(data)) = outcome else { return };
+        let Outcome::Ok(Reply::Data(data)) = outcome else {
+            if let Phase::Genesis { retry_at } = &mut self.phase {
+                *retry_at = Some(cx.now + RETRY);
+            }
+            return;
+        };
         let Some(identity) = &self.identity else { return };
         let Some((bytes, stat)) = data else {
             // A server may lag; only a transaction's "no" is certain.
@@ -478,9 +486,13 @@ impl Replica {
     }
 
     /// What this replica says when its node is challenged.
-    pub(super) fn testify(&self, version: i32) -> Option<Testimony> {
+    pub(super) fn testify(&self, cx: &Context<'_>, version: i32) -> Option<Testimony> {
         let (stand, progress) = match &self.phase {
             Phase::Leader(leader) if leader.won.seen.version == version => {
+                let patience = self.suspicion.timeout(cx.config, cx.facts);
+                if !cx.facts.connected || leader.stalled(cx.now, patience) {
+                    return None;
+                }
                 // A leader whose first entry is not committed yet is still on the way.
                 if leader.served {
                     (1, 0)
@@ -499,10 +511,18 @@ impl Replica {
         Some(Testimony { group: self.uuid()?.to_bytes(), version, stand, progress })
     }
 
-    /// The ballot version under which this replica leads or succeeds, for the beat.
-    pub(super) fn standing(&self) -> Option<GroupVersion> {
+    /// The ballot version under which this replica leads or succeeds, for the beat. One that does not get on is silent,
+    /// so that others doubt it: only what the core does counts, not that the process around it lives.
+    pub(super) fn standing(&mut self, cx: &Context<'_>) -> Option<GroupVersion> {
         let version = self.holding()?.version;
-        Some(GroupVersion { group: self.uuid()?.to_bytes(), version })
+        let testimony = self.testify(cx, version)?;
+        let moves = match testimony.stand {
+            1 => true,
+            2 => self.told_progress != Some((version, testimony.progress)),
+            _ => false,
+        };
+        self.told_progress = Some((version, testimony.progress));
+        moves.then_some(GroupVersion { group: testimony.group, version })
     }
 
     pub(super) fn judged(&mut self, cx: &mut Context<'_>, version: i32, verdict: Verdict) {

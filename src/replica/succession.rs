@@ -184,11 +184,7 @@ impl Replica {
     pub(super) fn ballot_moved(&mut self, cx: &mut Context<'_>) {
         let Some(seen) = self.seen.clone() else { return };
         match &mut self.phase {
-            Phase::Genesis { .. } => {
-                if self.identity.is_some() {
-                    self.observe_wals(cx);
-                }
-            }
+            Phase::Genesis { .. } if self.identity.is_some() => self.observe_wals(cx),
             Phase::Sealing(sealing) if seen.version >= sealing.seen.version => {
                 let ours = seen.version == sealing.seen.version && seen.ballot.nonce == sealing.seen.ballot.nonce;
                 if ours {
@@ -198,15 +194,11 @@ impl Replica {
                     self.lost(cx);
                 }
             }
-            Phase::Reading(reading) => {
-                if reading.won().is_some_and(|won| won.seen.version < seen.version) {
-                    self.lost(cx);
-                }
+            Phase::Reading(reading) if reading.won().is_some_and(|won| won.seen.version < seen.version) => {
+                self.lost(cx);
             }
-            Phase::Restoring(restoring) => {
-                if restoring.won().is_some_and(|won| won.seen.version < seen.version) {
-                    self.lost(cx);
-                }
+            Phase::Restoring(restoring) if restoring.won().is_some_and(|won| won.seen.version < seen.version) => {
+                self.lost(cx);
             }
             Phase::Leader(leader) if leader.won.seen.version < seen.version => self.fenced(cx),
             Phase::Resigning(resigning) if resigning.seen.version < seen.version => self.resigned(cx),
@@ -233,6 +225,7 @@ impl Replica {
     /// Becomes a follower, whatever it was; reads first where there is nothing to follow with.
     pub(super) fn follow(&mut self, cx: &mut Context<'_>) {
         self.abandon_restore(cx);
+        self.handing_over = false;
         let leading = matches!(self.phase, Phase::Leader(_));
         let term = self.seen.as_ref().map_or(0, |seen| seen.ballot.term);
         if let Some(engine) = &mut self.engine {

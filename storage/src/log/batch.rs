@@ -21,7 +21,7 @@ const INDEX_MAX: u64 = u64::MAX / 2;
 const DELETED_SINGLY_MAX: u64 = 256;
 
 impl Store {
-    /// Writes all of `batches`, or nothing. On return it survives the death of the process; with `sync`, or after
+    /// Writes all of `batches`, in order, or nothing. On return it survives the death of the process; with `sync`, or after
     /// [`Store::sync`], also that of the machine.
     ///
     /// # Errors
@@ -32,9 +32,9 @@ impl Store {
         let database = &self.shared.database;
         let mut changed: HashMap<GroupUuid, Cursor> = HashMap::new();
         let mut rows = WriteBatch::default();
-        for batch in batches {
+        for (place, batch) in batches.iter().enumerate() {
             let before = changed.get(&batch.group).or_else(|| cursors.get(&batch.group)).copied();
-            let after = add(database, &mut rows, before, batch)?;
+            let after = add(database, &mut rows, before, batch, &batches[..place])?;
             changed.insert(batch.group, after);
         }
         if rows.is_empty() && !sync {
@@ -46,12 +46,14 @@ impl Store {
     }
 }
 
-/// Adds the changes of `batch` to `rows`; returns where the log then begins and ends.
+/// Adds the changes of `batch`, which comes behind `earlier` in the same write, to `rows`; returns where the log then
+/// begins and ends.
 fn add(
     database: &Database,
     rows: &mut WriteBatch,
     before: Option<Cursor>,
     batch: &LogBatch,
+    earlier: &[LogBatch],
 ) -> Result<Cursor, StorageError> {
     let group = &batch.group;
     if let Some(meta) = &batch.meta {
@@ -79,7 +81,7 @@ fn add(
         let value = record::seal(&key, &record);
         rows.put_cf(&meta, key, value);
     }
-    compact(database, rows, &mut cursor, batch)?;
+    compact(database, rows, &mut cursor, batch, earlier)?;
     if let Some(known) = batch.known {
         let key = GroupKey::Known.of(group);
         let Known { term, index, entry_term, hash } = known;
@@ -133,6 +135,7 @@ fn compact(
     rows: &mut WriteBatch,
     cursor: &mut Cursor,
     batch: &LogBatch,
+    earlier: &[LogBatch],
 ) -> Result<(), StorageError> {
     let Some(to) = batch.compact_to else { return Ok(()) };
     if to.index <= cursor.base.index {
@@ -141,9 +144,11 @@ fn compact(
     if to.index > cursor.last {
         return Err(invalid(batch, to.index, "compaction behind the last entry"));
     }
-    let ours = batch.entries.iter().find(|entry| entry.index == to.index).map(|entry| (entry.term, entry.hash));
-    let found = match ours {
-        Some(found) => Some(found),
+    // What this write brings is not in the database yet, and replaces what is; the latest counts.
+    let same_group = earlier.iter().filter(|other| other.group == batch.group).chain([batch]);
+    let written = same_group.rev().flat_map(|batch| &batch.entries).find(|entry| entry.index == to.index);
+    let found = match written {
+        Some(entry) => Some((entry.term, entry.hash)),
         None => get_entry(database, &batch.group, to.index)?,
     };
     // Past a wrong position the log would go on from a state it was not made for.

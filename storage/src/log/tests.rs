@@ -157,6 +157,19 @@ fn compaction_moves_the_base_and_only_onto_an_entry_that_is_there() {
 }
 
 #[test]
+fn batches_of_one_group_in_one_write_follow_each_other() {
+    let (dir, store) = scratch();
+    store.write(&[appended(GROUP, 1..=9, 1)], false).expect("writes");
+    let replaced = LogBatch { truncate_from: Some(5), ..appended(GROUP, 5..=7, 2) };
+    let compacted = |term| LogBatch { compact_to: Some(base(6, term)), ..LogBatch::new(GROUP) };
+    let error = store.write(&[replaced.clone(), compacted(1)], false).expect_err("entry 6 is replaced before");
+    assert!(matches!(error, StorageError::InvalidBatch { index: 6, .. }), "{error}");
+    assert_eq!(positions(&store, GROUP).len(), 9, "nothing was written");
+    store.write(&[replaced, compacted(2), appended(GROUP, 8..=8, 3)], false).expect("writes");
+    assert_eq!(positions(&reopened(&dir, store), GROUP), [(7, 2), (8, 3)]);
+}
+
+#[test]
 fn reset_begins_anew_behind_its_base() {
     let (dir, store) = scratch();
     store.write(&[appended(GROUP, 1..=9, 1)], false).expect("writes");
