@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+#[path = "../bequest/duration.rs"]
+mod duration;
 mod journal;
 mod kv;
 mod ledger;

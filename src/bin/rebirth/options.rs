@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use super::duration::duration;
+
 /// The demo: two nodes die in every way there is, and clients watch whether a write is lost.
 ///
 /// Starts a private ZooKeeper and two `bequest serve` processes, lets clients write and read through the public
@@ -14,7 +16,7 @@ use clap::Parser;
 #[command(name = "rebirth", version, after_help = STEPS_HELP)]
 pub(crate) struct Options {
     /// How often the whole schedule is run.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) cycles: u64,
     /// Seeds the clients' choices and the pauses between the faults; drawn if not given, and printed.
     #[arg(long)]
@@ -134,30 +136,9 @@ impl Step {
     }
 }
 
-/// Reads `150ms`, `2s` or `1m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = match text.get(digits.len()..).unwrap_or_default() {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        _ => return Err("expected a whole number with ms, s or m, like 150ms".to_owned()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "expected a whole number with ms, s or m, like 150ms".to_owned())?;
-    number.checked_mul(unit).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_need_a_unit() {
-        assert_eq!(duration("150ms"), Ok(Duration::from_millis(150)));
-        assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
-        assert!(duration("150").is_err_and(|message| message.contains("150ms")));
-        assert!(duration("ms").is_err_and(|message| message.contains("whole number")));
-    }
 
     #[test]
     fn steps_are_named_by_their_letters() {

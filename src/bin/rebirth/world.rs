@@ -54,7 +54,7 @@ pub(crate) trait World {
 /// The ZooKeeper the nodes use.
 #[derive(Debug)]
 enum Keeper {
-    Server(ZooKeeperServer),
+    Server(Box<ZooKeeperServer>),
     Ensemble { servers: Ensemble, killed: Option<usize> },
     Existing,
 }
@@ -116,7 +116,7 @@ async fn start_zookeeper(options: &Options, dir: &Path, seed: u64) -> Result<(Ke
     }
     let server = builder.dir(dir.join("zookeeper")).start().await?;
     let url = format!("zk://{}/rebirth", server.address());
-    Ok((Keeper::Server(server), url))
+    Ok((Keeper::Server(Box::new(server)), url))
 }
 
 /// ZooKeeper holds the WAL and two snapshots, which share what did not change between them, and needs room to move.

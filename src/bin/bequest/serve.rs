@@ -1,0 +1,97 @@
+//! A node's life: open, join, serve, hand over, end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::serve::ListenerExt;
+use bequest::{DiskSync, Node};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::http::{self, Service};
+use super::machine::Keys;
+use super::options::Serve;
+
+/// How long answers that are under way may take to leave when the node has ended.
+const ANSWERS_LIMIT: Duration = Duration::from_millis(500);
+
+/// Runs a node until it is told to end, or cannot go on.
+///
+/// # Errors
+/// If it cannot start, or ended for another reason than being told to.
+pub(crate) async fn serve(options: Serve) -> Result<()> {
+    let mut told = Box::pin(told_to_end()?);
+    let listener = TcpListener::bind(options.http).await.with_context(|| {
+        format!("cannot listen for HTTP: address={}; stop what uses it, or choose another by --http", options.http)
+    })?;
+    // A small answer must not wait for the acknowledgement of the one before.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let http = options.http_advertise.clone().unwrap_or_else(|| options.http.to_string());
+    let service = Arc::new(Service::new(options.node, options.place.group.clone()));
+    let (end, mut ended) = watch::channel(false);
+    let router = http::router(Arc::clone(&service));
+    // Listens before the node is ready, and says so: a supervisor sees a node that waits for ZooKeeper as alive.
+    let server = tokio::spawn(async move {
+        let over = async move { drop(ended.wait_for(|ended| *ended).await) };
+        axum::serve(listener, router).with_graceful_shutdown(over).await
+    });
+
+    let node = tokio::select! {
+        started = start(&options, &http, &service) => started?,
+        // Whatever was begun ends with the future.
+        () = &mut told => return Ok(()),
+    };
+    tracing::info!(node = options.node, group = options.place.group, %http, "serving");
+    let outcome = tokio::select! {
+        () = &mut told => {
+            tracing::info!("told to end, handing over");
+            node.shutdown().await
+        }
+        ended = node.ended() => ended,
+    };
+    end.send_replace(true);
+    if tokio::time::timeout(ANSWERS_LIMIT, server).await.is_err() {
+        tracing::debug!("connections are still open, closing them");
+    }
+    outcome.context("the node has ended")?;
+    tracing::info!("ended");
+    Ok(())
+}
+
+async fn start(options: &Serve, http: &str, service: &Service) -> Result<Node> {
+    let Serve { place, node, listen, advertise, data_dir, election_timeout, beat, session_timeout, sync_disk, .. } =
+        options;
+    let mut builder = Node::builder(*node).keeper(&place.zk).listen(listen).client_address(http).data_dir(data_dir);
+    if let Some(advertise) = advertise {
+        builder = builder.advertise(advertise);
+    }
+    let node = builder
+        .configure(|config| {
+            config.election_timeout = *election_timeout;
+            config.beat = *beat;
+            config.session_timeout = *session_timeout;
+            if *sync_disk {
+                config.disk_sync = DiskSync::BeforeAcknowledging;
+            }
+        })
+        .open()
+        .await?;
+    let keys = Keys::open(node.store(), &place.group)?;
+    let group = node.join(&place.group, keys).await?;
+    service.joined(group);
+    Ok(node)
+}
+
+/// Ends when the process is told to, by SIGTERM or SIGINT.
+fn told_to_end() -> Result<impl std::future::Future<Output = ()>> {
+    use tokio::signal::unix::{signal, SignalKind};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
