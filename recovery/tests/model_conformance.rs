@@ -155,7 +155,7 @@ async fn run_script(server: &ZooKeeperServer, owner: &Client, seed: u64, reached
     zoo.deny(LOCKED, true);
 
     let mut twins = [Twin::connect(&mut zoo, server, &chroot).await, Twin::connect(&mut zoo, server, &chroot).await];
-    let watching = if seed % 2 == 0 { Watching::Content } else { Watching::Children };
+    let watching = if seed.is_multiple_of(2) { Watching::Content } else { Watching::Children };
     let mut script = Script { random: StdRng::seed_from_u64(seed), watching, versions: BTreeMap::new() };
     // What a failure shows.
     let mut history = Vec::new();

@@ -82,6 +82,25 @@ async fn an_acl_and_an_exhausted_quota_are_definite_refusals() {
 }
 
 #[tokio::test]
+async fn a_server_that_refuses_who_we_are_is_told_as_trouble_and_tried_again() {
+    for installation in installations() {
+        let builder = ZooKeeperServer::builder().installation(installation);
+        let builder = builder.setting("enforce.auth.enabled", "true").setting("enforce.auth.schemes", "digest");
+        let server = builder.start().await.expect("the server starts");
+        let known = Rig::start(Config::new(owner_address(server.address())));
+        known.wait_connected(1).await;
+        let rig = Rig::at(server.address());
+        let outcome = rig.ask(get("/")).await;
+        assert!(is_unknown(&outcome), "{outcome:?}");
+        let trouble =
+            |event: &KeeperEvent| matches!(event, KeeperEvent::Trouble(text) if text.contains("refuses who we are"));
+        rig.wait_count(1, "trouble", trouble).await;
+        let outcome = rig.ask(get("/")).await;
+        assert!(is_unknown(&outcome), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_sent_safely_is_refused_before_it_is_sent() {
     let server = server(&installations()[0]).await;
     let rig = Rig::connected(server.address()).await;

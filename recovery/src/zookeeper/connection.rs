@@ -171,7 +171,7 @@ impl Connection {
         }
     }
 
-    fn note_state(&self, state: SessionState, up: &mut bool, client: &Client) -> Option<End> {
+    fn note_state(&mut self, state: SessionState, up: &mut bool, client: &Client) -> Option<End> {
         let session = self.desk.session();
         // The library keeps the latest state alone: connected while connected means that it was not, in between.
         if std::mem::replace(up, false) {
@@ -184,6 +184,10 @@ impl Connection {
                 None
             }
             SessionState::Disconnected => None,
+            SessionState::AuthFailed => {
+                self.report_trouble(&Error::AuthFailed);
+                Some(End::Over("the credentials were refused".to_owned()))
+            }
             over => Some(End::Over(format!("the session ended: {over}"))),
         }
     }
@@ -206,7 +210,7 @@ impl Connection {
     fn report_trouble(&mut self, error: &Error) {
         let address = &self.config.address;
         let text = match error {
-            Error::AuthFailed => format!("ZooKeeper refuses the credentials: address={address}"),
+            Error::AuthFailed => format!("ZooKeeper refuses who we are, or demands to know: address={address}"),
             Error::NoHosts | Error::Timeout | Error::ConnectionLoss => {
                 format!("no ZooKeeper server answers: address={address}")
             }
