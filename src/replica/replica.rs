@@ -353,6 +353,9 @@ impl Replica {
         }
         self.known.term = self.known.term.max(ballot.term);
         self.seen = Some(Seen { version, ballot });
+        if matches!(self.phase, Phase::Leader(_)) && !self.handing_over {
+            self.suspicion.blame();
+        }
         self.suspicion.ballot_changed(cx);
         self.trust_all();
         self.ballot_moved(cx);

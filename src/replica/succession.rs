@@ -98,6 +98,9 @@ impl Replica {
             reading: false,
             retry_at: None,
         };
+        if matches!(cause, Cause::Silent | Cause::Denied) {
+            self.suspicion.blame();
+        }
         self.trouble = Some(cause.words().to_owned());
         self.trust_all();
         self.enter(Phase::Sealing(Box::new(sealing)));
@@ -216,6 +219,9 @@ impl Replica {
 
     /// This leadership was fenced: step down at once, before anything else is reported to raft-rs.
     pub(super) fn fenced(&mut self, cx: &mut Context<'_>) {
+        if !self.handing_over {
+            self.suspicion.blame();
+        }
         self.trouble = Some("fenced: another node sealed".to_owned());
         self.ballot_asked = false;
         self.look(cx);

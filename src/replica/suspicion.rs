@@ -73,6 +73,8 @@ pub(super) struct Suspicion {
     verdict: Option<Verdict>,
     progress: Option<u64>,
     asked_for: bool,
+    /// The ballot about to end is taken from a holder that may be alive.
+    blamed: bool,
 }
 
 impl Suspicion {
@@ -86,7 +88,11 @@ impl Suspicion {
     pub(super) fn ballot_changed(&mut self, cx: &Context<'_>) {
         let timeout = self.timeout(cx.config, cx.facts);
         let short = cx.now.since(self.since) < timeout * SHORT_LIVED;
-        self.flaps = if short && self.since != Now::default() { (self.flaps + 1).min(16) } else { 0 };
+        // Only what may have been a mistake calls for more patience: a leader that died, handed over or gave the ballot
+        // back is no sign that ZooKeeper is slow.
+        if short && std::mem::take(&mut self.blamed) {
+            self.flaps = (self.flaps + 1).min(16);
+        }
         *self = Self {
             heard: cx.now,
             since: cx.now,
@@ -112,6 +118,11 @@ impl Suspicion {
     pub(super) fn back_off(&mut self, cx: &mut Context<'_>, duration: Duration) {
         self.not_before = cx.now + duration / 4 + cx.random.up_to(duration);
         self.asked_for = false;
+    }
+
+    /// The ballot is being taken from a holder that may be alive.
+    pub(super) fn blame(&mut self) {
+        self.blamed = true;
     }
 
     /// The link to the holder ended and a reconnect was refused.
