@@ -15,6 +15,9 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 /// A ballot that ended within so many timeouts doubles the next one's.
 const SHORT_LIVED: u32 = 10;
 
+/// Backing off gives other nodes the first chance. There may be none, so it does not grow with patience.
+const BACK_OFF_MAX: Duration = Duration::from_secs(4);
+
 /// Why a node seals, or gives back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
@@ -90,8 +93,9 @@ impl Suspicion {
         let short = cx.now.since(self.since) < timeout * SHORT_LIVED;
         // Only what may have been a mistake calls for more patience: a leader that died, handed over or gave the ballot
         // back is no sign that ZooKeeper is slow.
-        if short && std::mem::take(&mut self.blamed) {
-            self.flaps = (self.flaps + 1).min(16);
+        // Doublings beyond the longest timeout would only have to decay again.
+        if short && std::mem::take(&mut self.blamed) && timeout < TIMEOUT_MAX {
+            self.flaps += 1;
         }
         *self = Self {
             heard: cx.now,
@@ -114,8 +118,9 @@ impl Suspicion {
         self.heard
     }
 
-    /// Not before a while, somewhere within `duration`.
+    /// Not before a while, somewhere within `duration` or [`BACK_OFF_MAX`].
     pub(super) fn back_off(&mut self, cx: &mut Context<'_>, duration: Duration) {
+        let duration = duration.min(BACK_OFF_MAX);
         self.not_before = cx.now + duration / 4 + cx.random.up_to(duration);
         self.asked_for = false;
     }
