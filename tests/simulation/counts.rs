@@ -11,6 +11,7 @@ pub const IMPORTANT: &[&str] = &[
     "acknowledged",
     "applied by a twin attempt once",
     "busy",
+    "challenge answered",
     "challenge written",
     "dead: power",
     "dead: process",

@@ -106,6 +106,11 @@ impl World {
                 process.keeper.connection.is_some(),
             ));
         }
+        if self.trace.keeps() {
+            for process in self.processes.values() {
+                text.push_str(&format!("\n{:?}: {:?}", process.pid, process.core));
+            }
+        }
         text
     }
 }

@@ -345,6 +345,13 @@ impl World {
         let before = process.status.as_ref().map(|before| before.role);
         if before != Some(status.role) {
             self.counts.one(&format!("role: {:?}", status.role));
+            match status.role {
+                Role::Successor if before == Some(Role::Follower) => {
+                    self.counts.one(&format!("succession: {}", status.reason));
+                }
+                Role::Resigning => self.counts.one(&format!("resignation: {}", status.reason)),
+                _ => {}
+            }
         }
         if status.role == Role::Leader {
             self.history.leads(process.place.node, pid, &status, self.mirror.ballot.0.term);

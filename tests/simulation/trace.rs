@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use crate::mix::Micros;
 
 // Lines kept where not all of them are printed.
-const LINES: usize = 400;
+const LINES: usize = 2_000;
 
 /// The record of one run.
 #[derive(Debug, Default)]

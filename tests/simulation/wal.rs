@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bequest_recovery::entry::{Entry, EntryHash, Position};
 use bequest_recovery::keeper::Op;
 use bequest_recovery::model::{Change, Transaction, ZooModel};
-use bequest_recovery::path::{number, GroupPaths, WalName};
+use bequest_recovery::path::{number, GroupPaths, WalName, NODES};
 use bequest_recovery::record::{self, Ballot, Manifest, Pointer, Segment, SnapshotName, Uuid};
 use bytes::Bytes;
 
@@ -104,6 +104,13 @@ impl Mirror {
         let first = first.map(|(_, index, _)| index);
         for op in ops {
             let path = op.path();
+            if !matches!(op, Op::Check { .. } | Op::Delete { .. }) && path.starts_with(NODES) {
+                if path.contains("/challenge/") {
+                    counts.one("challenge written");
+                } else if path.contains("/answer/") {
+                    counts.one("challenge answered");
+                }
+            }
             if matches!(op, Op::Check { .. }) || !path.starts_with(&inside) || path.starts_with(&pins) {
                 continue;
             }
