@@ -131,13 +131,13 @@ impl World {
             Machines::Any => rng.random_bool(0.5),
         };
         let mut zoo = ZooModel::new(mix.servers);
-        let genesis = genesis::create(&mut zoo, mix);
+        genesis::create(&mut zoo, mix);
         let mut world = Self {
             mix,
             now: 0,
             steps: 0,
             durable,
-            mirror: Mirror::new(genesis.uuid, &zoo),
+            mirror: Mirror::new(genesis::GROUP_UUID, &zoo),
             zoo,
             disks: BTreeMap::new(),
             processes: BTreeMap::new(),
