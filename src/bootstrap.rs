@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bequest_recovery::address::{Address, AddressError};
+use bequest_recovery::genesis::{cluster_parents, cluster_record, found_group};
 use bequest_recovery::keeper::{Op, Outcome, Reason, Refusal, Reply, Request};
-use bequest_recovery::path::{valid_group_name, GroupPaths, WalName, GROUPS, NODES};
-use bequest_recovery::record::{
-    open, seal, Ballot, Cluster, Genesis, Limits, Pointer, Record, RecordError, Uuid, WalHeader, FORMAT,
-};
+use bequest_recovery::path::{valid_group_name, GroupPaths};
+use bequest_recovery::record::{open, Cluster, Genesis, Limits, Record, RecordError, Uuid};
 use bequest_recovery::zookeeper::{self, ZooKeeper};
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -182,7 +181,7 @@ impl Act {
     }
 
     async fn create_cluster(&self) -> Result<(), BootstrapError> {
-        let record = seal(&Cluster { format: FORMAT, uuid: random_uuid().to_bytes() });
+        let record = cluster_record(random_uuid());
         let path = if self.root.is_empty() { "/" } else { &self.root };
         loop {
             let found = self.get(path).await?;
@@ -194,8 +193,7 @@ impl Act {
                 }
                 Some((data, _)) => return open_record::<Cluster>(path, &data, None).map(drop),
             };
-            let rest = [NODES, GROUPS].map(|child| create(self.path(child), Bytes::new()));
-            let ops = std::iter::once(first).chain(rest).collect();
+            let ops = std::iter::once(first).chain(self.below_root(cluster_parents())).collect();
             match self.multi(ops).await {
                 Ok(()) => return Ok(()),
                 // Somebody else did it at the same time, or an attempt of this one whose answer was lost.
@@ -223,7 +221,10 @@ impl Act {
                     }
                 });
             }
-            match self.multi(self.group(name, uuid, voters, &limits)).await {
+            let Request::Multi(ops) = found_group(name, uuid, voters, limits.clone()) else {
+                unreachable!("a group is founded by one transaction");
+            };
+            match self.multi(self.below_root(ops)).await {
                 Ok(()) => return Ok(Bootstrapped::Created),
                 Err(Refusal { reason: Reason::NodeExists, .. }) => tokio::task::yield_now().await,
                 Err(refusal) => return Err(refused(&path, refusal)),
@@ -231,31 +232,17 @@ impl Act {
         }
     }
 
-    /// All znodes a group begins with.
-    fn group(&self, name: &str, uuid: Uuid, voters: &[u64], limits: &Limits) -> Vec<Op> {
-        let paths = GroupPaths::new(name);
-        let (format, uuid) = (FORMAT, uuid.to_bytes());
-        let genesis = Genesis { format, uuid: uuid.clone(), voters: voters.to_vec(), limits: Some(limits.clone()) };
-        let ballot = Ballot { format, uuid: uuid.clone(), vacant: true, ..Ballot::default() };
-        let WalName { term, node } = WalName::ROOT;
-        let root = WalHeader { format, uuid: uuid.clone(), term, node, nonce: 0 };
-        let pointer = Pointer { format, uuid, newest: None, previous: None };
-        [
-            (paths.genesis().to_owned(), seal(&genesis)),
-            (paths.ballot(), seal(&ballot)),
-            (paths.wals(), Bytes::new()),
-            (paths.wal(WalName::ROOT), seal(&root)),
-            (paths.chunks(), Bytes::new()),
-            (paths.manifests(), Bytes::new()),
-            (paths.pointer(), seal(&pointer)),
-            (paths.pins(), Bytes::new()),
-        ]
-        .map(|(path, data)| create(self.path(&path), data))
-        .into()
-    }
-
     fn path(&self, path: &str) -> String {
         format!("{}{path}", self.root)
+    }
+
+    /// The same operations, below the cluster's path.
+    fn below_root(&self, ops: Vec<Op>) -> Vec<Op> {
+        let moved = ops.into_iter().map(|op| match op {
+            Op::Create { path, data, ephemeral } => Op::Create { path: self.path(&path), data, ephemeral },
+            other => unreachable!("founding only creates: {other:?}"),
+        });
+        moved.collect()
     }
 
     /// A transaction, issued again until its outcome is definite.

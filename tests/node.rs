@@ -1,0 +1,187 @@
+//! Real nodes in one process, on a real ZooKeeper.
+
+use std::time::Duration;
+
+use bequest::{default_limits, BootstrapError, Bootstrapped, Group, JoinError, Node, OpenError, Role};
+use bequest_harness::{free_port, ZooKeeperServer};
+use bequest_storage::{KvAnswer, KvCommand, KvQuery, StorageError};
+use prost::Message;
+
+type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+struct World {
+    server: ZooKeeperServer,
+    scratch: tempfile::TempDir,
+    ports: [u16; 2],
+}
+
+impl World {
+    async fn start() -> Result<Self, Box<dyn std::error::Error>> {
+        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
+        let server = ZooKeeperServer::builder().start().await?;
+        let ports = [free_port([127, 0, 0, 1].into())?, free_port([127, 0, 0, 1].into())?];
+        Ok(Self { server, scratch: tempfile::tempdir()?, ports })
+    }
+
+    fn address(&self) -> String {
+        format!("zk://{}/world", self.server.address())
+    }
+
+    async fn open(&self, id: u64) -> Result<Node, OpenError> {
+        let port = self.ports[usize::try_from(id - 1).expect("one or two")];
+        Node::builder(id)
+            .keeper(self.address())
+            .listen(format!("127.0.0.1:{port}"))
+            .data_dir(self.scratch.path().join(id.to_string()))
+            .open()
+            .await
+    }
+
+    async fn bootstrap(&self) -> Result<Bootstrapped, BootstrapError> {
+        bequest::bootstrap(&self.address(), "orders", &[1, 2], default_limits()).await
+    }
+
+    async fn node(&self, id: u64) -> Result<(Node, Group), Box<dyn std::error::Error>> {
+        let began = std::time::Instant::now();
+        let node = loop {
+            match self.open(id).await {
+                // A node that was just dropped is about to let go of it.
+                Err(OpenError::Storage(StorageError::InUse { .. })) if began.elapsed() < LIMIT => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                opened => break opened?,
+            }
+        };
+        let group = node.join_key_value("orders").await?;
+        Ok((node, group))
+    }
+}
+
+async fn leads(group: &Group) {
+    let leads = async { drop(group.watch_status().wait_for(|status| status.role == Role::Leader).await) };
+    if tokio::time::timeout(LIMIT, leads).await.is_err() {
+        panic!("does not lead within {LIMIT:?}: {:#?}", group.status());
+    }
+}
+
+async fn put(group: &Group, key: &str, value: &str) -> Result<(), bequest::ProposeError> {
+    let command = KvCommand::put(key.to_owned(), value.to_owned()).encode_to_vec();
+    group.propose(command).await.map(drop)
+}
+
+async fn get(group: &Group, key: &str) -> Result<Option<String>, Box<dyn std::error::Error>> {
+    let answer = group.read(KvQuery::get(key.to_owned()).encode_to_vec()).await?;
+    Ok(value(&answer)?)
+}
+
+fn value(answer: &[u8]) -> Result<Option<String>, prost::DecodeError> {
+    use bequest_storage::kv_answer::Answer;
+    let answer = KvAnswer::decode(answer)?;
+    Ok(match answer.answer {
+        Some(Answer::Value(found)) => found.value.map(|value| String::from_utf8_lossy(&value).into_owned()),
+        other => panic!("a get is answered with a value: {other:?}"),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_node_of_two_serves_and_its_successor_has_everything() -> TestResult {
+    let world = World::start().await?;
+    assert_eq!(world.bootstrap().await?, Bootstrapped::Created);
+    let (one, group) = world.node(1).await?;
+    leads(&group).await;
+    for number in 0..100 {
+        put(&group, &format!("k{number}"), "one").await?;
+    }
+    assert_eq!(get(&group, "k99").await?.as_deref(), Some("one"));
+    // As by a crash: no handing over.
+    drop(group);
+    drop(one);
+
+    let (two, group) = world.node(2).await?;
+    leads(&group).await;
+    for number in 0..100 {
+        assert_eq!(get(&group, &format!("k{number}")).await?.as_deref(), Some("one"), "k{number}");
+    }
+    two.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_takes_over_when_the_leader_dies_and_catches_the_dead_one_up_later() -> TestResult {
+    let world = World::start().await?;
+    world.bootstrap().await?;
+    let (one, first) = world.node(1).await?;
+    leads(&first).await;
+    let (two, second) = world.node(2).await?;
+    for number in 0..100 {
+        put(&first, &format!("k{number}"), "one").await?;
+    }
+    let refused = put(&second, "k", "v").await.expect_err("a follower does not accept proposals");
+    match refused {
+        bequest::ProposeError::NotLeader { leader: Some(leader) } => assert_eq!(leader.node.0, 1),
+        other => panic!("{other}"),
+    }
+    let began = std::time::Instant::now();
+    drop((first, one));
+    leads(&second).await;
+    eprintln!("took over after {:?}: {:?}", began.elapsed(), second.status().succession);
+    put(&second, "k0", "two").await?;
+    assert_eq!(get(&second, "k99").await?.as_deref(), Some("one"));
+
+    let (one, first) = world.node(1).await?;
+    let applied = second.status().applied;
+    let mut watch = first.watch_status();
+    let caught_up = tokio::time::timeout(LIMIT, watch.wait_for(|status| status.applied >= applied)).await;
+    assert!(caught_up.is_ok(), "{:#?}", first.status());
+    let (_, answer) = first.read_stale(KvQuery::get("k0").encode_to_vec()).await?;
+    assert_eq!(value(&answer)?.as_deref(), Some("two"));
+
+    second.hand_over().await?;
+    leads(&first).await;
+    put(&first, "k0", "three").await?;
+    two.shutdown().await?;
+    one.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_s_request_takes_effect_once_also_when_retried_on_another_node() -> TestResult {
+    let world = World::start().await?;
+    world.bootstrap().await?;
+    let (one, first) = world.node(1).await?;
+    leads(&first).await;
+    let session = first.open_session().await?;
+    let request = session.request(KvCommand::compare_and_set("k", None, Some("mine".into())).encode_to_vec())?;
+    let answer = request.send().await?;
+    assert_eq!(request.send().await?, answer, "the first answer again");
+    let (two, second) = world.node(2).await?;
+    drop((first, one));
+    leads(&second).await;
+    assert_eq!(request.send_to(&second).await?, answer, "also from the heir");
+    let elsewhere = second.resume_session(session.id(), session.next_sequence());
+    elsewhere.propose(KvCommand::put("k", "next").encode_to_vec()).await?;
+    let gone = second.resume_session(1 << 40, 1).propose("").await.expect_err("never opened");
+    assert_eq!(gone, bequest::ProposeError::SessionGone { session: 1 << 40 });
+    two.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joining_creates_nothing_and_bootstrap_twice_changes_nothing() -> TestResult {
+    let world = World::start().await?;
+    let node = world.open(1).await?;
+    let error = node.join_key_value("orders").await.expect_err("nothing is there");
+    assert!(matches!(error, JoinError::Group(bequest::GroupError::NoSuchGroup { .. })), "{error}");
+    assert_eq!(node.bootstrap("orders", &[1, 2]).await?, Bootstrapped::Created);
+    assert_eq!(world.bootstrap().await?, Bootstrapped::AlreadyThere);
+    let error = node.bootstrap("orders", &[1]).await.expect_err("other voters");
+    assert!(matches!(&error, BootstrapError::OtherVoters { found, .. } if *found == [1, 2]), "{error}");
+    let group = node.join_key_value("orders").await?;
+    leads(&group).await;
+    let error = node.join_key_value("orders").await.expect_err("twice");
+    assert_eq!(error, JoinError::AlreadyJoined { name: "orders".to_owned() });
+    node.shutdown().await?;
+    Ok(())
+}
