@@ -2,8 +2,12 @@
 //!
 //! Owns the client and rebuilds it for ever: the client library gives up for good after a while without a server.
 //! It promises what [`Keeper`] does, above all that every request submitted gets exactly one outcome, whatever happens
-//! to the session, the client, the runtime or the keeper itself; and that only what a server answered to this very
-//! attempt is reported as refused. It leaves out what outcomes mean, trying again, and whether the chroot exists.
+//! to the session, the client, the runtime or the keeper itself; and that nothing is reported as refused but what a
+//! server answered to this very attempt, and what was never sent. It leaves out what outcomes mean, trying again, and whether the chroot exists.
+//!
+//! Two limits are the library's: it sets no `TCP_NODELAY`, so a small request sent while another is unanswered may
+//! wait for that answer; and while a session has lost its connection, its pauses between attempts double from 100 ms
+//! on, so a connection may be found again as late after an outage as the outage was long.
 
 mod connection;
 mod queue;
