@@ -173,15 +173,16 @@ struct FakeNode {
 
 impl FakeNode {
     /// The shared state if this node leads, else what it answers instead.
-    fn leading(&self, path: &str) -> Result<MutexGuard<'_, Shared>, Response> {
+    fn leading(&self, path: &str) -> Result<MutexGuard<'_, Shared>, Box<Response>> {
         let shared = lock(&self.shared);
         let leader = shared.leader;
         if !shared.alive[self.node] || !shared.alive[leader] {
-            return Err(StatusCode::SERVICE_UNAVAILABLE.into_response());
+            return Err(Box::new(StatusCode::SERVICE_UNAVAILABLE.into_response()));
         }
         if leader != self.node {
             let location = format!("http://{}{path}", self.addresses[leader].http);
-            return Err((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response());
+            let redirect = (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]);
+            return Err(Box::new(redirect.into_response()));
         }
         Ok(shared)
     }
@@ -190,7 +191,7 @@ impl FakeNode {
 async fn write(State(node): State<FakeNode>, Path(key): Path<String>, body: String) -> Response {
     let mut shared = match node.leading(&format!("/kv/{key}")) {
         Ok(shared) => shared,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     shared.index += 1;
     let index = shared.index;
@@ -212,7 +213,7 @@ async fn write(State(node): State<FakeNode>, Path(key): Path<String>, body: Stri
 async fn remove(State(node): State<FakeNode>, Path(key): Path<String>) -> Response {
     let mut shared = match node.leading(&format!("/kv/{key}")) {
         Ok(shared) => shared,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     shared.index += 1;
     shared.keys.remove(&key);
@@ -222,7 +223,7 @@ async fn remove(State(node): State<FakeNode>, Path(key): Path<String>) -> Respon
 async fn read(State(node): State<FakeNode>, Path(key): Path<String>) -> Response {
     let mut shared = match node.leading(&format!("/kv/{key}")) {
         Ok(shared) => shared,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     shared.reads += 1;
     let lies = shared.lie == Lie::ReadsThePast && shared.reads % 10 == 0;
@@ -235,7 +236,7 @@ async fn list(State(node): State<FakeNode>, Query(query): Query<BTreeMap<String,
     let answer = if stale { Ok(lock(&node.shared)) } else { node.leading("/kv") };
     let shared = match answer {
         Ok(shared) => shared,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let limit: usize = query["limit"].parse().expect("a number");
     let hides = stale && shared.lie == Lie::FollowerLacksKey && shared.leader != node.node;
