@@ -3,7 +3,6 @@
 
 mod duration;
 mod http;
-mod machine;
 mod options;
 mod serve;
 
@@ -47,8 +46,8 @@ fn start_logging(options: &Options) -> Result<()> {
 }
 
 async fn create(init: Init) -> Result<()> {
-    let Init { place, voters, wal_bytes, wal_segments } = init;
-    let limits = Limits { wal_bytes, wal_segments, ..bequest::default_limits() };
+    let Init { place, voters, wal_bytes, wal_segments, state_bytes } = init;
+    let limits = Limits { wal_bytes, wal_segments, state_bytes };
     let group = &place.group;
     let done = bequest::bootstrap(&place.zk, group, &voters, limits).await?;
     println!(

@@ -65,6 +65,9 @@ pub(crate) struct Init {
     /// Segments of log that ZooKeeper may hold for the group; proposals are busy beyond.
     #[arg(long, value_name = "SEGMENTS", default_value_t = bequest::default_limits().wal_segments)]
     pub(crate) wal_segments: u64,
+    /// Bytes of keys and values the group may hold; beyond, only deletes and what shrinks them pass.
+    #[arg(long, value_name = "BYTES", default_value_t = bequest::default_limits().state_bytes)]
+    pub(crate) state_bytes: u64,
 }
 
 /// Options of `bequest serve`.

@@ -10,7 +10,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::http::{self, Service};
-use super::machine::Keys;
 use super::options::Serve;
 
 /// How long answers that are under way may take to leave when the node has ended.
@@ -77,9 +76,7 @@ async fn start(options: &Serve, http: &str, service: &Service) -> Result<Node> {
         })
         .open()
         .await?;
-    let keys = Keys::open(node.store(), &place.group)?;
-    let group = node.join(&place.group, keys).await?;
-    service.joined(group);
+    service.joined(node.join_key_value(&place.group).await?);
     Ok(node)
 }
 
