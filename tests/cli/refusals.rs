@@ -30,7 +30,8 @@ async fn serving_never_creates_a_cluster_or_a_group() {
     let dir = tempfile::tempdir().expect("temporary folders can be made");
     let zk = format!("zk://{}/mistyped", zookeeper.address());
     let (code, written) = run(node(dir.path()).command(&zk)).await;
-    assert!(code == Some(1) && written.contains("no such cluster"), "{code:?} {written}");
+    assert!(code == Some(1) && written.contains("no cluster at this address yet"), "{code:?} {written}");
+    assert!(written.contains(&format!("cannot join group=kv at {zk}: no such group")), "{written}");
     assert!(written.contains("bequest init"), "what to do: {written}");
 
     let (code, written) = run(init(&zk, "1,2")).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::serve::ListenerExt;
 use bequest::{DiskSync, Node};
+use bequest_recovery::address::Address;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -76,7 +77,12 @@ async fn start(options: &Serve, http: &str, service: &Service) -> Result<Node> {
         })
         .open()
         .await?;
-    service.joined(node.join_key_value(&place.group).await?);
+    let joined = node.join_key_value(&place.group).await;
+    service.joined(joined.with_context(|| {
+        // The address without its credentials.
+        let at = place.zk.parse::<Address>().map_or_else(|_| String::new(), |address| address.to_string());
+        format!("cannot join group={} at {at}", place.group)
+    })?);
     Ok(node)
 }
 
