@@ -106,7 +106,16 @@ impl World {
         }
     }
 
-    fn kill(&mut self, pid: Pid, death: Death) {
+    /// Kills a process, with or without its disk; it comes back.
+    pub fn kill_now(&mut self, pid: Pid, wipe: bool) {
+        if wipe {
+            self.kill_and_wipe(pid);
+        } else {
+            self.kill(pid, Death::Process);
+        }
+    }
+
+    pub fn kill(&mut self, pid: Pid, death: Death) {
         self.die(pid, death);
         self.come_back(pid);
     }
@@ -176,6 +185,11 @@ impl World {
 
     fn start_twin(&mut self) {
         let node = self.rng.random_range(1..=self.mix.nodes);
+        self.start_twin_of(node);
+    }
+
+    /// Starts a second process of a node on another host.
+    pub fn start_twin_of(&mut self, node: u64) {
         let place = Place { node, host: 1 };
         if self.at(place).is_some() {
             return;
@@ -190,7 +204,7 @@ impl World {
         }
     }
 
-    fn shut_down(&mut self, pid: Pid) {
+    pub fn shut_down(&mut self, pid: Pid) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         if !std::mem::replace(&mut process.shutting_down, true) {
             self.tell(pid, Event::ShutDown);

@@ -32,7 +32,7 @@ impl World {
         self.counts.add("seconds simulated", self.now / SECOND);
     }
 
-    fn must_serve(&mut self) {
+    pub fn must_serve(&mut self) {
         let until = self.now + SERVES_WITHIN;
         let (acknowledged, answered) = (self.clients.acknowledged, self.clients.answered);
         let mut next = self.now;
@@ -56,7 +56,7 @@ impl World {
         );
     }
 
-    fn must_converge(&mut self) {
+    pub fn must_converge(&mut self) {
         let until = self.now + CONVERGES_WITHIN;
         let nodes = self.mix.nodes as usize;
         self.run(u64::MAX, until, |world| {

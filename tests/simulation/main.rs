@@ -8,6 +8,7 @@
 
 mod clients;
 mod counts;
+mod crash_points;
 mod disk;
 mod faults;
 mod genesis;
@@ -19,6 +20,7 @@ mod machine;
 mod mix;
 mod network;
 mod process;
+mod scenarios;
 mod trace;
 mod wal;
 mod words;

@@ -277,6 +277,23 @@ pub const MIXES: &[Mix] = &[
     Mix { name: "five", share: 1, nodes: 5, clients: 4, ..TWO },
 ];
 
+/// Two nodes, no fault and no client: what happens is what a scenario does.
+pub const QUIET: Mix = Mix {
+    name: "quiet",
+    share: 0,
+    machines: Machines::Durable,
+    clients: 0,
+    weights: NOTHING,
+    calm: delay(SECOND, SECOND),
+    dropped: 0,
+    duplicated: 0,
+    reordered: 0,
+    stale: 0,
+    killed_in_step: 0,
+    given_up: 0,
+    ..TWO
+};
+
 /// The mix of a seed: each gets its share of any run of consecutive seeds.
 pub fn of_seed(seed: u64) -> &'static Mix {
     if let Some(mix) = std::env::var("BEQUEST_MIX").ok().and_then(|name| MIXES.iter().find(|mix| mix.name == name)) {

@@ -215,6 +215,12 @@ impl World {
             if !self.processes.contains_key(&pid) {
                 return;
             }
+            self.effects += 1;
+            if self.kill_before.first().is_some_and(|(at, _)| *at <= self.effects) {
+                let (_, wipe) = self.kill_before.remove(0);
+                self.kill_now(pid, wipe);
+                return;
+            }
             if self.trace.keeps() {
                 let text = crate::words::effect(&effect);
                 self.trace.note(self.now, 0, || format!("{pid:?} -> {text}"));
@@ -256,7 +262,10 @@ impl World {
             Effect::RefuseProposal(token, error) => self.proposal_refused(pid, token, &error),
             Effect::RefuseRead(token, error) => self.read_refused(pid, token, &error),
             Effect::Status(_, status) => self.status(pid, status),
-            Effect::StopGroup(_, error) => panic!("{pid:?} stops the group for no fault that justifies it: {error}"),
+            Effect::StopGroup(_, error) => {
+                assert!(self.hostile, "{pid:?} stops the group for no fault that justifies it: {error}");
+                self.stops.push((pid, error));
+            }
             Effect::StopNode(error) => self.node_stops(pid, &error),
             Effect::Registered { cluster: _, incarnation } => {
                 process.incarnation = Some(incarnation);
@@ -360,6 +369,11 @@ impl World {
     }
 
     fn node_stops(&mut self, pid: Pid, error: &bequest::NodeError) {
+        if self.hostile {
+            self.node_stops.push((pid, error.clone()));
+            self.die(pid, Death::Exit);
+            return;
+        }
         let node = self.processes.get(&pid).map_or(0, |process| process.place.node);
         assert!(
             self.twins.contains_key(&node)

@@ -81,6 +81,10 @@ impl Mirror {
 
     /// Takes in what was committed since the last time.
     pub fn follow(&mut self, zoo: &ZooModel, counts: &mut Counts) {
+        if zoo.generation() != 0 {
+            // The ensemble went backwards: there is no one history any more.
+            return;
+        }
         for transaction in &zoo.log()[self.followed..] {
             self.take(transaction, counts);
         }

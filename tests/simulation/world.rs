@@ -114,6 +114,15 @@ pub struct World {
     pub trace: Trace,
     /// Faults are over.
     pub healing: bool,
+    /// Stops are wanted: a scenario looks at them itself.
+    pub hostile: bool,
+    /// Groups stopped, by the process that did.
+    pub stops: Vec<(Pid, bequest::GroupError)>,
+    /// Nodes stopped.
+    pub node_stops: Vec<(Pid, bequest::NodeError)>,
+    /// Effects carried out so far, and the ones before which their process is killed, ascending.
+    pub effects: u64,
+    pub kill_before: Vec<(u64, bool)>,
     /// Where processes lived that are dead.
     pub last_places: BTreeMap<Pid, Place>,
     /// Since when a second process of a node may have been about, by node.
@@ -148,6 +157,11 @@ impl World {
             counts: Counts::default(),
             trace: Trace::new(keep_trace),
             healing: false,
+            hostile: false,
+            stops: Vec::new(),
+            node_stops: Vec::new(),
+            effects: 0,
+            kill_before: Vec::new(),
             last_places: BTreeMap::new(),
             twins: BTreeMap::new(),
             queue: BTreeMap::new(),
