@@ -627,7 +627,13 @@ impl Replica {
         let settled = self.applied.min(engine.persisted());
         let log = engine.log_mut();
         log.shrink(settled, cx.config.log_cache_bytes);
+        let base = log.base().index;
         let requests = log.requests.get_mut();
+        if requests.fetch.as_ref().is_some_and(|wanted| !wanted.asked && wanted.low <= base) {
+            // Compacted since raft-rs asked: it is to ask again, and learns so.
+            engine.on_fetched(Vec::new());
+            return self.pump(cx);
+        }
         if let Some(wanted) = requests.fetch.as_mut().filter(|wanted| !wanted.asked) {
             wanted.asked = true;
             let (low, high) = (wanted.low, wanted.high);
