@@ -214,3 +214,6 @@ impl Syncer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -379,3 +379,6 @@ fn send_chunks(stream: SnapshotStream, upload: u64, group: GroupNumber, inbox: &
         Err(error) => tell(MachineEvent::SnapshotFailed { upload, message: error.to_string() }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -334,3 +334,6 @@ fn entry(table: &mut HashMap<NodeId, Peer>, peer: NodeId) -> Option<&mut Peer> {
 fn is_refused(error: &HandshakeError) -> bool {
     matches!(error, HandshakeError::Frame(FrameError::Ended(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
+
+#[cfg(test)]
+mod tests;

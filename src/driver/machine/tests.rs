@@ -1,0 +1,272 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use bequest_recovery::entry::Entry;
+
+use super::*;
+use crate::apply::Answer;
+use crate::command::Command;
+use crate::driver::inbox::inbox;
+use crate::error::ProposeError;
+use crate::machine::{Restore, Snapshot};
+use crate::replica::event::Token;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const GROUP: GroupNumber = GroupNumber(3);
+
+/// Its state is the last command, its snapshots repeat that in ten chunks, and it leads when told to.
+#[derive(Clone, Default)]
+struct Register {
+    value: Bytes,
+    ready: Arc<AtomicBool>,
+    leading: Arc<AtomicBool>,
+}
+
+impl StateMachine for Register {
+    fn apply(&mut self, _index: u64, command: &[u8]) -> Bytes {
+        assert_ne!(command, b"poison", "cannot digest this");
+        std::mem::replace(&mut self.value, Bytes::copy_from_slice(command))
+    }
+
+    fn query(&self, _query: &[u8]) -> Result<Bytes, MachineError> {
+        Ok(self.value.clone())
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, MachineError> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn restore(&mut self) -> Result<Box<dyn Restore + '_>, MachineError> {
+        Ok(Box::new(Restored { value: Bytes::new(), register: self }))
+    }
+
+    fn ready_to_lead(&self) -> bool {
+        self.ready.load(Ordering::SeqCst)
+    }
+
+    fn leadership(&mut self, leading: bool) {
+        self.leading.store(leading, Ordering::SeqCst);
+    }
+}
+
+impl Snapshot for Register {
+    fn write_to(self: Box<Self>, chunk: &mut dyn FnMut(Bytes) -> Result<(), MachineError>) -> Result<(), MachineError> {
+        (0..10).try_for_each(|_| chunk(self.value.clone()))
+    }
+}
+
+struct Restored<'a> {
+    value: Bytes,
+    register: &'a mut Register,
+}
+
+impl Restore for Restored<'_> {
+    fn write(&mut self, chunk: Bytes) -> Result<(), MachineError> {
+        self.value = chunk;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, _applied: u64, _rows: &[(Bytes, Bytes)]) -> Result<(), MachineError> {
+        self.register.value = self.value;
+        Ok(())
+    }
+}
+
+/// An apply thread and what it says.
+struct Bench {
+    machine: Machine,
+    inputs: Receiver<Input>,
+    register: Register,
+}
+
+impl Bench {
+    fn joined() -> Self {
+        let (inbox, inputs) = inbox();
+        let register = Register::default();
+        let started = Machine::start(GROUP, "bench", Box::new(register.clone()), inbox).expect("a thread");
+        assert_eq!(started.recovered.blocking_recv().expect("recovered"), Ok(0));
+        let bench = Self { machine: started.machine, inputs, register };
+        bench.machine.give(MachineJob::Joined);
+        assert_eq!(bench.next(), "applied 0 ready=false");
+        bench
+    }
+
+    fn next_within(&self, wait: Duration) -> Option<String> {
+        let event = match self.inputs.recv_timeout(wait).ok()? {
+            Input::Event(Event::Machine(GROUP, event)) => event,
+            Input::MachineFailed(GROUP, error) => return Some(format!("stop: {error}")),
+            _ => panic!("an apply thread tells nothing else"),
+        };
+        Some(match event {
+            MachineEvent::Applied { index, ready_to_lead } => format!("applied {index} ready={ready_to_lead}"),
+            MachineEvent::SnapshotTaken { upload, applied } => format!("taken {upload} at {applied}"),
+            MachineEvent::SnapshotChunk { upload, .. } => format!("chunk of {upload}"),
+            MachineEvent::SnapshotEnd { upload } => format!("end of {upload}"),
+            MachineEvent::SnapshotFailed { upload, message } => format!("failed {upload}: {message}"),
+            MachineEvent::RestoreTook { restore } => format!("took {restore}"),
+            MachineEvent::Restored { restore } => format!("restored {restore}"),
+            MachineEvent::RestoreFailed { restore, message } => format!("not restored {restore}: {message}"),
+            MachineEvent::Failed { message } => format!("failed: {message}"),
+        })
+    }
+
+    fn next(&self) -> String {
+        self.next_within(LIMIT).expect("an event")
+    }
+
+    fn apply(&self, index: u64, command: &'static [u8]) -> oneshot::Receiver<Result<Answer, ProposeError>> {
+        let (sender, answer) = oneshot::channel();
+        let data = Command::Plain(Bytes::from_static(command)).encode();
+        let entry = Entry { index, term: 1, kind: 0, data, context: Bytes::new() };
+        let entries = vec![Apply { entry, token: Some(Token(index)) }];
+        self.machine.give(MachineJob::Apply { entries, answers: vec![Some(sender)] });
+        answer
+    }
+
+    fn query(&self) -> Result<Bytes, ReadError> {
+        let (answer, answered) = oneshot::channel();
+        self.machine.give(MachineJob::Query { query: Bytes::new(), answer });
+        answered.blocking_recv().expect("answered")
+    }
+
+    /// The chunks of a snapshot of the state as it is.
+    fn snapshot(&self) -> Vec<Bytes> {
+        self.machine.give(MachineJob::SnapshotTake { upload: 99, credit: 1000 });
+        let mut chunks = Vec::new();
+        loop {
+            match self.inputs.recv_timeout(LIMIT).expect("an event") {
+                Input::Event(Event::Machine(_, MachineEvent::SnapshotChunk { chunk, .. })) => chunks.push(chunk),
+                Input::Event(Event::Machine(_, MachineEvent::SnapshotEnd { .. })) => return chunks,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.machine.give(MachineJob::Stop);
+    }
+}
+
+#[test]
+fn answers_come_in_order_and_after_the_batch_is_committed() {
+    let bench = Bench::joined();
+    let (first, second) = (bench.apply(1, b"a"), bench.apply(2, b"b"));
+    assert_eq!(first.blocking_recv(), Ok(Ok(Answer::Machine(Bytes::new()))));
+    assert_eq!(second.blocking_recv(), Ok(Ok(Answer::Machine(Bytes::from_static(b"a")))));
+    assert_eq!(bench.query(), Ok(Bytes::from_static(b"b")));
+    drop(bench.apply(3, b"c"));
+    assert_eq!(bench.query(), Ok(Bytes::from_static(b"c")), "the caller's absence changes nothing");
+}
+
+#[test]
+fn snapshot_chunks_come_no_faster_than_granted() {
+    let bench = Bench::joined();
+    drop(bench.apply(1, b"a"));
+    assert_eq!(bench.next(), "applied 1 ready=false");
+    bench.machine.give(MachineJob::SnapshotTake { upload: 7, credit: 2 });
+    assert_eq!(bench.next(), "taken 7 at 1");
+    assert_eq!((bench.next(), bench.next()), ("chunk of 7".into(), "chunk of 7".into()));
+    // The machine goes on meanwhile.
+    drop(bench.apply(2, b"b"));
+    assert_eq!(bench.next(), "applied 2 ready=false");
+    bench.machine.give(MachineJob::SnapshotCredit { upload: 6, credit: 50 });
+    assert_eq!(bench.next_within(Duration::from_millis(50)), None, "credit of another upload");
+    bench.machine.give(MachineJob::SnapshotCredit { upload: 7, credit: 50 });
+    // The header, and ten of the machine's.
+    for _ in 2..11 {
+        assert_eq!(bench.next(), "chunk of 7");
+    }
+    assert_eq!(bench.next(), "end of 7");
+}
+
+#[test]
+fn an_abandoned_snapshot_says_nothing_more() {
+    let bench = Bench::joined();
+    drop(bench.apply(1, b"a"));
+    assert_eq!(bench.next(), "applied 1 ready=false");
+    for (upload, abandon) in [(7, true), (8, false)] {
+        bench.machine.give(MachineJob::SnapshotTake { upload, credit: 1 });
+        assert_eq!(bench.next(), format!("taken {upload} at 1"));
+        assert_eq!(bench.next(), format!("chunk of {upload}"));
+        if abandon {
+            bench.machine.give(MachineJob::SnapshotAbandon { upload });
+        }
+    }
+    // A newer one abandons the one before it.
+    bench.machine.give(MachineJob::SnapshotTake { upload: 9, credit: 100 });
+    assert_eq!(bench.next(), "taken 9 at 1");
+    for _ in 0..11 {
+        assert_eq!(bench.next(), "chunk of 9");
+    }
+    assert_eq!(bench.next(), "end of 9");
+    assert_eq!(bench.next_within(Duration::from_millis(50)), None);
+}
+
+#[test]
+fn a_restore_replaces_the_state_when_it_is_finished_and_not_before() {
+    let source = Bench::joined();
+    drop(source.apply(1, b"inherited"));
+    let chunks = source.snapshot();
+
+    let bench = Bench::joined();
+    bench.machine.give(MachineJob::RestoreBegin { restore: 1 });
+    for chunk in chunks.clone() {
+        bench.machine.give(MachineJob::RestoreChunk { restore: 1, chunk });
+        assert_eq!(bench.next(), "took 1");
+    }
+    bench.machine.give(MachineJob::Leadership(true));
+    assert_eq!(bench.query(), Err(restoring_now()));
+    bench.machine.give(MachineJob::RestoreFinish { restore: 1, applied: 1 });
+    assert_eq!((bench.next(), bench.next()), ("restored 1".into(), "applied 1 ready=false".into()));
+    assert_eq!(bench.query(), Ok(Bytes::from_static(b"inherited")));
+    assert!(bench.register.leading.load(Ordering::SeqCst), "told when the restore was over");
+}
+
+#[test]
+fn a_restore_that_fails_or_is_dropped_leaves_the_old_state() {
+    let source = Bench::joined();
+    drop(source.apply(1, b"inherited"));
+    let chunks = source.snapshot();
+
+    let bench = Bench::joined();
+    drop(bench.apply(1, b"old"));
+    assert_eq!(bench.next(), "applied 1 ready=false");
+    bench.machine.give(MachineJob::RestoreBegin { restore: 1 });
+    bench.machine.give(MachineJob::RestoreChunk { restore: 1, chunk: Bytes::from_static(b"damaged header") });
+    let refused = bench.next();
+    assert!(refused.contains("not restored 1:") && refused.contains("snapshot chunk damaged"), "{refused}");
+    // What was on its way to it is of no interest.
+    bench.machine.give(MachineJob::RestoreChunk { restore: 1, chunk: chunks[1].clone() });
+    bench.machine.give(MachineJob::RestoreFinish { restore: 1, applied: 1 });
+    bench.machine.give(MachineJob::RestoreBegin { restore: 2 });
+    bench.machine.give(MachineJob::RestoreChunk { restore: 2, chunk: chunks[0].clone() });
+    assert_eq!(bench.next(), "took 2");
+    bench.machine.give(MachineJob::RestoreAbandon { restore: 2 });
+    assert_eq!(bench.query(), Ok(Bytes::from_static(b"old")));
+    // The core may move on without a word.
+    bench.machine.give(MachineJob::RestoreBegin { restore: 3 });
+    drop(bench.apply(2, b"new"));
+    assert_eq!(bench.next(), "applied 2 ready=false");
+    assert_eq!(bench.query(), Ok(Bytes::from_static(b"new")));
+}
+
+#[test]
+fn a_panic_in_apply_stops_the_group_and_leaves_its_callers_without_a_claim() {
+    let bench = Bench::joined();
+    let answer = bench.apply(1, b"poison");
+    let stop = bench.next();
+    assert!(stop.starts_with("stop:") && stop.contains("index=1") && stop.contains("digest"), "{stop}");
+    assert!(bench.next().starts_with("failed:"));
+    assert!(answer.blocking_recv().is_err(), "nobody knows what other nodes make of it");
+}
+
+#[test]
+fn readiness_to_lead_is_told_when_it_changes_also_while_nothing_is_applied() {
+    let bench = Bench::joined();
+    bench.register.ready.store(true, Ordering::SeqCst);
+    assert_eq!(bench.next(), "applied 0 ready=true");
+    bench.register.ready.store(false, Ordering::SeqCst);
+    assert_eq!(bench.next(), "applied 0 ready=false");
+}
