@@ -65,7 +65,8 @@ async fn run(mut options: Options) -> Result<ExitCode> {
     if temporary && !options.keep && succeeded {
         // Left behind it would be untidy and nothing else.
         let _ = std::fs::remove_dir_all(&dir);
-    } else if !succeeded {
+    } else if !succeeded && std::fs::remove_dir(&dir).is_err() {
+        // Only an empty folder can be removed so: what failed left something to look at.
         eprintln!("rebirth: data and logs are kept in {}", dir.display());
     }
     outcome
