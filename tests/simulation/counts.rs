@@ -23,6 +23,7 @@ pub const IMPORTANT: &[&str] = &[
     "all dead at once",
     "killed between two effects",
     "late application",
+    "message delivered long after",
     "lost reply of an applied write",
     "log fetched from disk",
     "outcome unknown to a client",

@@ -102,7 +102,7 @@ pub struct Mix {
     /// From one fault to the next.
     pub calm: Delay,
     pub weights: Weights,
-    /// Per 10,000 messages between nodes: dropped, duplicated, delayed out of order, delivered after their link.
+    /// Per 10,000 messages between nodes: dropped, duplicated, delayed out of order, delivered once more long after.
     pub dropped: u32,
     pub duplicated: u32,
     pub reordered: u32,
@@ -188,7 +188,7 @@ const TWO: Mix = Mix {
     dropped: 50,
     duplicated: 50,
     reordered: 100,
-    stale: 2_000,
+    stale: 300,
     killed_in_step: 20,
     given_up: 50,
     wal_bytes: 8 * 1024,
@@ -229,6 +229,7 @@ pub const MIXES: &[Mix] = &[
         dropped: 500,
         duplicated: 500,
         reordered: 1_000,
+        stale: 1_000,
         killed_in_step: 0,
         ..TWO
     },

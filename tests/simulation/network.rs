@@ -180,6 +180,7 @@ impl World {
         let delay = self.draw(self.mix.network);
         let (dropped, reordered) = (self.chance(self.mix.dropped), self.chance(self.mix.reordered));
         let duplicated = self.chance(self.mix.duplicated);
+        let stale = self.chance(self.mix.stale);
         let extra = self.rng.random_range(0..50 * MILLI);
         let now = self.now;
         let Some(process) = self.processes.get_mut(&pid) else { return };
@@ -197,6 +198,11 @@ impl World {
         };
         let (to, link) = (end.peer, end.link);
         self.after(at - now, Happening::Message { to, from, link, bytes: bytes.clone() });
+        if stale {
+            // A copy that a router kept, for whoever has that address then.
+            let delay = self.rng.random_range(MILLI..SECOND);
+            self.after(delay, Happening::Stale { to: peer, from, bytes: bytes.clone() });
+        }
         if duplicated {
             self.counts.one("message duplicated");
             self.after(at - now + extra, Happening::Message { to, from, link, bytes });
@@ -204,7 +210,6 @@ impl World {
     }
 
     pub fn message(&mut self, to: Pid, from: NodeId, link: u64, bytes: Bytes) {
-        let stale = self.chance(self.mix.stale);
         let Some(process) = self.processes.get_mut(&to) else { return };
         if process.paused {
             process.frozen.push(Happening::Message { to, from, link, bytes });
@@ -216,13 +221,18 @@ impl World {
             self.counts.one("message lost in a partition");
             return;
         }
-        if !current {
-            if !stale {
-                return;
-            }
-            self.counts.one("message delivered after its link");
+        if current {
+            self.tell(to, Event::Link(from, LinkEvent::Message(bytes)));
         }
-        self.tell(to, Event::Link(from, LinkEvent::Message(bytes)));
+    }
+
+    /// A message of some earlier time arrives, whatever became of its link and of the processes at both ends.
+    pub fn stale_message(&mut self, to: NodeId, from: NodeId, bytes: Bytes) {
+        let there = self.at(Place { node: to.0, host: 0 });
+        if let Some(pid) = there.filter(|_| !self.healing && self.blocked(from.0, to.0).is_none()) {
+            self.counts.one("message delivered long after");
+            self.tell(pid, Event::Link(from, LinkEvent::Message(bytes)));
+        }
     }
 
     /// A core wants to know who answers at an address.

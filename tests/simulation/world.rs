@@ -84,6 +84,8 @@ pub enum Happening {
     LinkDown(Pid, NodeId, u64),
     /// A message arrives.
     Message { to: Pid, from: NodeId, link: u64, bytes: Bytes },
+    /// A copy of a message arrives that is older than its link.
+    Stale { to: NodeId, from: NodeId, bytes: Bytes },
     /// A client does something.
     Client(u64),
     /// The next fault.
@@ -252,6 +254,7 @@ impl World {
             Happening::LinkUp(pid, peer, link) => self.link_up(pid, peer, link),
             Happening::LinkDown(pid, peer, link) => self.link_down(pid, peer, link),
             Happening::Message { to, from, link, bytes } => self.message(to, from, link, bytes),
+            Happening::Stale { to, from, bytes } => self.stale_message(to, from, bytes),
             Happening::Client(client) => self.client_acts(client),
             Happening::Fault => self.strike(),
             Happening::End(fault) => self.end(fault),
