@@ -33,7 +33,7 @@ use std::sync::{Mutex, PoisonError};
 use counts::Counts;
 
 const SEEDS: u64 = 500;
-const STEPS: u64 = 10_000;
+const STEPS: u64 = 5_000;
 const THREADS: usize = 2;
 
 fn setting(name: &str) -> Option<u64> {
