@@ -10,8 +10,8 @@ use rand::Rng;
 
 use crate::host::Output;
 use crate::machine::{answered_index, command, KEYS};
-use crate::process::NUMBER;
-use crate::world::{Happening, Pid, World};
+use crate::process::{number, Process};
+use crate::world::{Group, Happening, Pid, World};
 
 // A process that owes this many answers is asked nothing more.
 const WAITING_MAX: usize = 24;
@@ -80,53 +80,51 @@ impl Clients {
 }
 
 impl World {
-    pub fn client_acts(&mut self, client: u64) {
-        if self.clients.stopped {
+    pub fn client_acts(&mut self, group: usize, client: u64) {
+        if self.groups[group].clients.stopped {
             return;
         }
         let think = self.draw(self.mix.think);
-        self.after(think, Happening::Client(client));
-        let Some(pid) = self.somebody() else { return };
+        self.after(think, Happening::Client(group, client));
+        let Some(pid) = self.somebody(group) else { return };
         match self.rng.random_range(0..100) {
-            0..25 => self.read(pid),
-            25..55 => self.write(pid),
-            _ => self.write_in_session(pid, client),
+            0..25 => self.read(group, pid),
+            25..55 => self.write(group, pid),
+            _ => self.write_in_session(group, pid, client),
         }
     }
 
     /// Mostly who leads, sometimes anybody.
-    fn somebody(&mut self) -> Option<Pid> {
-        let leaders = self.leaders().into_keys();
-        let leaders: Vec<Pid> = leaders.filter(|pid| self.processes[pid].tokens.len() < WAITING_MAX).collect();
-        let all: Vec<Pid> = self
-            .processes
-            .values()
-            .filter(|process| process.joined && process.tokens.len() < WAITING_MAX)
-            .map(|process| process.pid)
-            .collect();
+    fn somebody(&mut self, group: usize) -> Option<Pid> {
+        let free = |process: &Process| process.replicas[group].tokens.len() < WAITING_MAX;
+        let leaders = self.leaders(group).into_keys();
+        let leaders: Vec<Pid> = leaders.filter(|pid| free(&self.processes[pid])).collect();
+        let joined = self.processes.values().filter(|process| process.replicas[group].joined && free(process));
+        let all: Vec<Pid> = joined.map(|process| process.pid).collect();
         let from = if leaders.is_empty() || self.rng.random_ratio(1, 8) { all } else { leaders };
         self.pick(&from)
     }
 
     /// A linearizable read of some key.
-    pub fn read(&mut self, pid: Pid) {
+    pub fn read(&mut self, group: usize, pid: Pid) {
         let key = self.rng.random_range(0..KEYS);
-        let token = self.ask(pid, Purpose::Read { key, floor: self.history.floor });
-        self.tell(pid, Event::Read { group: NUMBER, token });
+        let token = self.ask(group, pid, Purpose::Read { key, floor: self.groups[group].history.floor });
+        self.tell(pid, Event::Read { group: number(group), token });
     }
 
     /// A write without a session.
-    pub fn write(&mut self, pid: Pid) {
-        let (key, value) = self.new_value();
-        self.history.attempt(key, value);
+    pub fn write(&mut self, group: usize, pid: Pid) {
+        let (key, value) = self.new_value(group);
+        self.groups[group].history.attempt(key, value);
         let data = Command::Plain(self.padded(key, value)).encode();
-        let token = self.ask(pid, Purpose::Write { value });
-        self.tell(pid, Event::Propose { group: NUMBER, token, data });
+        let token = self.ask(group, pid, Purpose::Write { value });
+        self.tell(pid, Event::Propose { group: number(group), token, data });
     }
 
-    fn new_value(&mut self) -> (u64, u64) {
-        self.clients.values += 1;
-        (self.rng.random_range(0..KEYS), self.clients.values)
+    fn new_value(&mut self, group: usize) -> (u64, u64) {
+        let clients = &mut self.groups[group].clients;
+        clients.values += 1;
+        (self.rng.random_range(0..KEYS), clients.values)
     }
 
     // Equal bytes for equal values: a retry is the same command.
@@ -138,69 +136,80 @@ impl World {
         command(key, value, padding)
     }
 
-    fn write_in_session(&mut self, pid: Pid, number: u64) {
-        let client = &mut self.clients.clients[number as usize];
+    fn write_in_session(&mut self, group: usize, pid: Pid, place: u64) {
+        let client = &mut self.groups[group].clients.clients[place as usize];
         let Some(session) = client.session else {
             if !std::mem::replace(&mut client.opening, true) {
-                let token = self.ask(pid, Purpose::Open { client: number });
-                self.tell(pid, Event::Propose { group: NUMBER, token, data: Command::OpenSession.encode() });
+                let token = self.ask(group, pid, Purpose::Open { client: place });
+                self.tell(pid, Event::Propose { group: number(group), token, data: Command::OpenSession.encode() });
             }
             return;
         };
         let retry = client.open.len() >= OPEN_MAX || (!client.open.is_empty() && self.rng.random_bool(0.4));
         let (sequence, value) = if retry {
             let open: Vec<(u64, u64)> =
-                self.clients.clients[number as usize].open.iter().map(|(s, v)| (*s, *v)).collect();
+                self.groups[group].clients.clients[place as usize].open.iter().map(|(s, v)| (*s, *v)).collect();
             self.pick(&open).expect("some are open")
         } else {
-            let (key, value) = self.new_value();
-            self.history.writes.entry(value).or_default().key = key;
-            let client = &mut self.clients.clients[number as usize];
+            let (key, value) = self.new_value(group);
+            self.groups[group].history.writes.entry(value).or_default().key = key;
+            let client = &mut self.groups[group].clients.clients[place as usize];
             client.next += 1;
             client.open.insert(client.next, value);
             (client.next, value)
         };
-        let client = &self.clients.clients[number as usize];
+        let client = &self.groups[group].clients.clients[place as usize];
         let lowest_open = client.open.keys().next().copied().unwrap_or(sequence).min(sequence);
         let request = SessionRequest { session, sequence, lowest_open };
-        let key = self.history.writes[&value].key;
-        self.history.attempt(key, value);
+        let history = &mut self.groups[group].history;
+        let key = history.writes[&value].key;
+        history.attempt(key, value);
         let data = Command::InSession(request, self.padded(key, value)).encode();
-        let token = self.ask(pid, Purpose::InSession { client: number, value, request });
-        self.tell(pid, Event::Propose { group: NUMBER, token, data });
+        let token = self.ask(group, pid, Purpose::InSession { client: place, value, request });
+        self.tell(pid, Event::Propose { group: number(group), token, data });
     }
 
-    fn ask(&mut self, pid: Pid, purpose: Purpose) -> Token {
+    fn ask(&mut self, group: usize, pid: Pid, purpose: Purpose) -> Token {
         let token = self.fresh_token();
-        self.clients.tokens.insert(token, (pid, purpose));
+        self.groups[group].clients.tokens.insert(token, (pid, purpose));
         if let Some(process) = self.processes.get_mut(&pid) {
-            process.tokens.insert(token);
+            process.replicas[group].tokens.insert(token);
         }
         token
     }
 
-    fn answered(&mut self, pid: Pid, token: Token) -> Purpose {
-        let (asked, purpose) = self.clients.tokens.remove(&token).unwrap_or_else(|| panic!("{token:?} answered twice"));
+    /// The group a token was made for.
+    fn asked_of(&self, token: Token) -> usize {
+        let asked = self.groups.iter().position(|group| group.clients.tokens.contains_key(&token));
+        asked.unwrap_or_else(|| panic!("{token:?} was answered twice, or never asked"))
+    }
+
+    fn answered(&mut self, group: usize, pid: Pid, token: Token) -> Purpose {
+        let (asked, purpose) =
+            self.groups[group].clients.tokens.remove(&token).unwrap_or_else(|| panic!("{token:?} answered twice"));
         assert_eq!(asked, pid, "{token:?} was answered by another process");
         if let Some(process) = self.processes.get_mut(&pid) {
-            process.tokens.remove(&token);
+            process.replicas[group].tokens.remove(&token);
         }
         purpose
     }
 
     /// A process died: nobody will answer what was asked of it.
     pub fn forget_tokens(&mut self, pid: Pid) {
-        let gone: Vec<Token> =
-            self.clients.tokens.iter().filter(|(_, (asked, _))| *asked == pid).map(|(token, _)| *token).collect();
-        for token in gone {
-            if let Some((_, Purpose::Open { client })) = self.clients.tokens.remove(&token) {
-                self.clients.clients[client as usize].opening = false;
+        for Group { clients, .. } in &mut self.groups {
+            let of_pid = clients.tokens.iter().filter(|(_, (asked, _))| *asked == pid);
+            let gone: Vec<Token> = of_pid.map(|(token, _)| *token).collect();
+            for token in gone {
+                if let Some((_, Purpose::Open { client })) = clients.tokens.remove(&token) {
+                    clients.clients[client as usize].opening = false;
+                }
             }
         }
     }
 
     pub fn proposal_refused(&mut self, pid: Pid, token: Token, error: &ProposeError) {
-        let purpose = self.answered(pid, token);
+        let group = self.asked_of(token);
+        let purpose = self.answered(group, pid, token);
         let unknown = matches!(error, ProposeError::Unknown);
         self.counts.one(match error {
             ProposeError::Unknown => "outcome unknown to a client",
@@ -211,50 +220,54 @@ impl World {
             _ => "proposal refused otherwise",
         });
         match purpose {
-            Purpose::Write { value } | Purpose::InSession { value, .. } if !unknown => self.history.refused(value),
+            Purpose::Write { value } | Purpose::InSession { value, .. } if !unknown => {
+                self.groups[group].history.refused(value);
+            }
             Purpose::Write { .. } | Purpose::InSession { .. } => {}
-            Purpose::Open { client } => self.clients.clients[client as usize].opening = false,
+            Purpose::Open { client } => self.groups[group].clients.clients[client as usize].opening = false,
             Purpose::Read { .. } => panic!("{token:?} is a read and was refused as a proposal"),
         }
     }
 
     pub fn read_refused(&mut self, pid: Pid, token: Token, error: &ReadError) {
-        let purpose = self.answered(pid, token);
+        let purpose = self.answered(self.asked_of(token), pid, token);
         assert!(matches!(purpose, Purpose::Read { .. }), "{token:?} is a proposal and was refused as a read: {error}");
         self.counts.one("read refused");
     }
 
-    pub fn machine_job(&mut self, pid: Pid) {
+    pub fn machine_job(&mut self, pid: Pid, group: usize) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         if process.paused {
-            process.frozen.push(Happening::MachineJob(pid));
+            process.frozen.push(Happening::MachineJob(pid, group));
             return;
         }
-        let before = process.host.applied();
-        let output = process.host.work();
-        let after = process.host.applied();
-        self.check_applied(pid, before, after, &output);
-        self.machine_output(pid, output);
+        let host = &mut process.replicas[group].host;
+        let before = host.applied();
+        let output = host.work();
+        let after = host.applied();
+        self.check_applied(pid, group, before, after, &output);
+        self.machine_output(pid, group, output);
         let delay = self.draw(self.mix.machine);
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        process.machine_busy = !process.host.idle();
-        if process.machine_busy {
-            self.after(delay, Happening::MachineJob(pid));
+        let replica = &mut process.replicas[group];
+        replica.machine_busy = !replica.host.idle();
+        if replica.machine_busy {
+            self.after(delay, Happening::MachineJob(pid, group));
         }
     }
 
     /// Nothing is applied that is not in ZooKeeper, and a restored state is the one of its index.
-    fn check_applied(&mut self, pid: Pid, before: u64, after: u64, output: &[Output]) {
-        let end = self.mirror.end().index;
+    fn check_applied(&mut self, pid: Pid, group: usize, before: u64, after: u64, output: &[Output]) {
+        let end = self.groups[group].mirror.end().index;
         assert!(after <= end, "I1: {pid:?} applied {after}, the log in zookeeper ends at {end}");
         if output.iter().any(|output| matches!(output, Output::Restored)) {
             self.counts.one("restore finished");
             self.note(("restored", pid.0, after), || format!("{pid:?} restored the state at {after}"));
             for key in 0..KEYS {
-                let list = self.processes[&pid].host.list(key);
+                let list = self.processes[&pid].replicas[group].host.list(key);
                 assert_eq!(
                     list,
-                    self.history.list(key, after),
+                    self.groups[group].history.list(key, after),
                     "I4: {pid:?} restored another state of {after}, key {key}"
                 );
             }
@@ -263,41 +276,41 @@ impl World {
         }
     }
 
-    pub fn machine_output(&mut self, pid: Pid, output: Vec<Output>) {
+    pub fn machine_output(&mut self, pid: Pid, group: usize, output: Vec<Output>) {
         for output in output {
             match output {
-                Output::Event(event) => self.tell(pid, Event::Machine(NUMBER, event)),
-                Output::Took(took) => self.history.took(pid, took),
+                Output::Event(event) => self.tell(pid, Event::Machine(number(group), event)),
+                Output::Took(took) => self.groups[group].history.took(pid, took),
                 Output::Write(state) => {
                     if let Some(place) = self.processes.get(&pid).map(|process| process.place) {
-                        self.disks.entry(place).or_default().write(crate::disk::Write::Machine(state));
+                        self.disks.entry(place).or_default().write(crate::disk::Write::Machine(group, state));
                     }
                 }
                 Output::Restored => {}
-                Output::Answer(token, answer) => self.proposal_answered(pid, token, &answer),
-                Output::Query(token) => self.query(pid, token),
+                Output::Answer(token, answer) => self.proposal_answered(pid, group, token, &answer),
+                Output::Query(token) => self.query(pid, group, token),
             }
         }
     }
 
-    fn proposal_answered(&mut self, pid: Pid, token: Token, answer: &Answer) {
-        let purpose = self.answered(pid, token);
-        let end = self.mirror.end().index;
+    fn proposal_answered(&mut self, pid: Pid, group: usize, token: Token, answer: &Answer) {
+        let purpose = self.answered(group, pid, token);
+        let end = self.groups[group].mirror.end().index;
         match (purpose, answer) {
             (Purpose::Open { client }, Answer::Opened { session }) => {
-                self.clients.clients[client as usize] =
+                self.groups[group].clients.clients[client as usize] =
                     Client { session: Some(*session), next: 0, settled: 0, ..Client::default() };
             }
             (Purpose::Write { value }, Answer::Machine(bytes)) => {
-                self.acknowledge(value, answered_index(bytes).expect("the machine answers with an index"), end);
+                self.acknowledge(group, value, answered_index(bytes).expect("the machine answers with an index"), end);
             }
             (Purpose::InSession { client, value, request }, Answer::Machine(bytes)) => {
                 let index = answered_index(bytes).expect("the machine answers with an index");
-                if self.history.writes[&value].acknowledged.is_some() {
+                if self.groups[group].history.writes[&value].acknowledged.is_some() {
                     self.counts.one("applied by a twin attempt once");
                 }
-                self.acknowledge(value, index, end);
-                let client = &mut self.clients.clients[client as usize];
+                self.acknowledge(group, value, index, end);
+                let client = &mut self.groups[group].clients.clients[client as usize];
                 if client.session == Some(request.session) {
                     client.open.remove(&request.sequence);
                     client.settled = client.settled.max(request.lowest_open);
@@ -305,7 +318,7 @@ impl World {
             }
             // A late attempt of a request that another attempt settled.
             (Purpose::InSession { value, .. }, Answer::Superseded { .. }) => {
-                let write = &self.history.writes[&value];
+                let write = &self.groups[group].history.writes[&value];
                 assert!(write.acknowledged.is_some(), "value {value} was superseded while its client still wants it");
                 self.counts.one("superseded");
             }
@@ -313,20 +326,21 @@ impl World {
         }
     }
 
-    fn acknowledge(&mut self, value: u64, index: u64, end: u64) {
-        self.history.acknowledged(value, index, end);
-        self.clients.acknowledged += 1;
+    fn acknowledge(&mut self, group: usize, value: u64, index: u64, end: u64) {
+        self.groups[group].history.acknowledged(value, index, end);
+        self.groups[group].clients.acknowledged += 1;
         self.counts.one("acknowledged");
         self.note(("acknowledged", value, index), || format!("value {value} is acknowledged at {index}"));
     }
 
-    fn query(&mut self, pid: Pid, token: Token) {
-        let purpose = self.answered(pid, token);
+    fn query(&mut self, pid: Pid, group: usize, token: Token) {
+        let purpose = self.answered(group, pid, token);
         let Purpose::Read { key, floor } = purpose else { panic!("{token:?} was answered as a read: {purpose:?}") };
-        let host = &self.processes[&pid].host;
+        let host = &self.processes[&pid].replicas[group].host;
         let (applied, list) = (host.applied(), host.list(key));
-        self.history.read(pid, floor, applied, key, &list);
-        self.clients.answered += 1;
+        let Group { history, clients, .. } = &mut self.groups[group];
+        history.read(pid, floor, applied, key, &list);
+        clients.answered += 1;
         self.counts.one("read");
         self.note(("read", key, applied), || format!("{pid:?} answers a read of key {key} at {applied}"));
     }

@@ -14,7 +14,7 @@ fn run(mix: &'static Mix, kill_before: Vec<(u64, bool)>) -> World {
     world.run(STEPS, Micros::MAX, |_| false);
     world.kill_before.clear();
     world.heal();
-    world.clients.stop();
+    world.groups[0].clients.stop();
     world.must_serve();
     world.must_converge();
     assert!(world.now < 600 * SECOND);

@@ -1,5 +1,7 @@
 //! A node's disk: what was written, and what of it a loss of power leaves.
 
+use std::collections::BTreeMap;
+
 use bequest::replica::event::{Birth, LocalGroup, Persist, Slot};
 use bequest_recovery::entry::{Entry, Position};
 use bequest_recovery::record::Uuid;
@@ -9,10 +11,10 @@ use crate::machine::State;
 /// One write, in the order in which it reached the disk.
 #[derive(Clone, Debug)]
 pub enum Write {
-    /// To the group's log.
-    Log(Box<Persist>),
+    /// To a group's log.
+    Log(usize, Box<Persist>),
     /// A durable machine's batch.
-    Machine(State),
+    Machine(usize, State),
 }
 
 /// What a process finds when it opens the data directory.
@@ -20,7 +22,14 @@ pub enum Write {
 pub struct Files {
     /// The cluster it belongs to.
     pub identity: Option<Uuid>,
-    /// The group's log.
+    /// By group.
+    pub groups: BTreeMap<usize, GroupFiles>,
+}
+
+/// What it finds of one group.
+#[derive(Clone, Debug, Default)]
+pub struct GroupFiles {
+    /// The log.
     pub log: Option<LocalGroup>,
     /// A durable machine's state.
     pub machine: State,
@@ -39,8 +48,8 @@ pub struct Disk {
 impl Files {
     fn apply(&mut self, write: &Write) {
         match write {
-            Write::Machine(state) => self.machine = state.clone(),
-            Write::Log(persist) => apply_persist(&mut self.log, persist),
+            Write::Machine(group, state) => self.groups.entry(*group).or_default().machine = state.clone(),
+            Write::Log(group, persist) => apply_persist(&mut self.groups.entry(*group).or_default().log, persist),
         }
     }
 }
@@ -91,9 +100,14 @@ impl Disk {
         true
     }
 
-    /// Entries `low..high`, as far as they are there.
-    pub fn entries(&self, low: u64, high: u64) -> Vec<Entry> {
-        let Some(log) = &self.written.log else { return Vec::new() };
+    /// What there is of a group.
+    pub fn group(&self, group: usize) -> GroupFiles {
+        self.written.groups.get(&group).cloned().unwrap_or_default()
+    }
+
+    /// Entries `low..high` of a group, as far as they are there.
+    pub fn entries(&self, group: usize, low: u64, high: u64) -> Vec<Entry> {
+        let Some(log) = self.group(group).log else { return Vec::new() };
         log.slots
             .iter()
             .filter(|slot| (low..high).contains(&slot.position.index))

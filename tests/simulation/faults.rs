@@ -6,7 +6,7 @@ use rand::Rng;
 use crate::keeper::Silence;
 use crate::mix::{self, MILLI, SECOND};
 use crate::network::Block;
-use crate::process::{Death, NUMBER};
+use crate::process::{number, Death};
 use crate::world::{Happening, Pid, Place, World};
 
 /// A fault that ends by itself.
@@ -97,7 +97,10 @@ impl World {
                 self.mute(pid, Silence::Both, notice);
                 self.after(spell * 2, Happening::End(Fault::Isolate(node)));
             }
-            (HandOver, Some(pid)) => self.tell(pid, Event::HandOver { group: NUMBER }),
+            (HandOver, Some(pid)) => {
+                let group = number(self.rng.random_range(0..self.groups.len()));
+                self.tell(pid, Event::HandOver { group });
+            }
             (ShutDown, Some(pid)) => self.shut_down(pid),
             (Veto, Some(pid)) => {
                 self.set_ready(pid, false);
@@ -214,10 +217,14 @@ impl World {
 
     fn set_ready(&mut self, pid: Pid, ready: bool) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        process.host.set_ready(ready);
-        let event = MachineEvent::Applied { index: process.host.applied(), ready_to_lead: ready };
-        if process.joined {
-            self.tell(pid, Event::Machine(NUMBER, event));
+        let mut events = Vec::new();
+        for (group, replica) in process.replicas.iter_mut().enumerate() {
+            replica.host.set_ready(ready);
+            let event = MachineEvent::Applied { index: replica.host.applied(), ready_to_lead: ready };
+            events.extend(replica.joined.then_some(Event::Machine(number(group), event)));
+        }
+        for event in events {
+            self.tell(pid, event);
         }
     }
 

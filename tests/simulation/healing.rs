@@ -2,7 +2,7 @@
 
 use crate::machine::KEYS;
 use crate::mix::{Micros, MILLI, SECOND};
-use crate::world::World;
+use crate::world::{Group, World};
 
 // Within this much simulated time somebody serves again. A ballot's back-off doubles up to 30 seconds.
 const SERVES_WITHIN: Micros = 120 * SECOND;
@@ -14,7 +14,7 @@ impl World {
     pub fn live(&mut self, steps: u64) {
         self.run(steps, Micros::MAX, |_| false);
         self.heal();
-        self.clients.stop();
+        self.groups.iter_mut().for_each(|group| group.clients.stop());
         let began = self.now;
         self.must_serve();
         let took = self.now - began;
@@ -28,83 +28,96 @@ impl World {
         self.must_converge();
         self.counts.one("runs");
         self.counts.add("steps", self.steps);
-        self.counts.add("leaderships", self.history.leaderships() as u64);
+        let leaderships: usize = self.groups.iter().map(|group| group.history.leaderships()).sum();
+        self.counts.add("leaderships", leaderships as u64);
         self.counts.add("seconds simulated", self.now / SECOND);
     }
 
     pub fn must_serve(&mut self) {
         let until = self.now + SERVES_WITHIN;
-        let (acknowledged, answered) = (self.clients.acknowledged, self.clients.answered);
+        let so_far = |group: &Group| (group.clients.acknowledged, group.clients.answered);
+        let before: Vec<(u64, u64)> = self.groups.iter().map(so_far).collect();
         let mut next = self.now;
         let served = self.run(u64::MAX, until, |world| {
-            let wrote = world.clients.acknowledged > acknowledged;
-            let read = world.clients.answered > answered;
-            if world.now >= next && !(wrote && read) {
+            let open: Vec<usize> = (0..world.groups.len())
+                .filter(|group| {
+                    let (acknowledged, answered) = so_far(&world.groups[*group]);
+                    acknowledged == before[*group].0 || answered == before[*group].1
+                })
+                .collect();
+            if world.now >= next {
                 next = world.now + 20 * MILLI;
-                let leaders: Vec<_> = world.leaders().into_keys().collect();
-                if let Some(pid) = world.pick(&leaders) {
-                    world.write(pid);
-                    world.read(pid);
+                for group in &open {
+                    let leaders: Vec<_> = world.leaders(*group).into_keys().collect();
+                    if let Some(pid) = world.pick(&leaders) {
+                        world.write(*group, pid);
+                        world.read(*group, pid);
+                    }
                 }
             }
-            wrote && read
+            open.is_empty()
         });
-        assert!(
-            served && self.clients.acknowledged > acknowledged,
-            "I8: nobody serves after the last fault: {}",
-            self.situation()
-        );
+        assert!(served, "I8: nobody serves after the last fault: {}", self.situation());
     }
 
     pub fn must_converge(&mut self) {
         let until = self.now + CONVERGES_WITHIN;
         let nodes = self.mix.nodes as usize;
         self.run(u64::MAX, until, |world| {
-            let end = world.mirror.end().index;
-            world.clients.waiting() == 0
-                && world.processes.len() == nodes
-                && world.processes.values().all(|process| process.host.applied() == end)
+            world.processes.len() == nodes
+                && world.groups.iter().enumerate().all(|(number, group)| {
+                    let end = group.mirror.end().index;
+                    group.clients.waiting() == 0
+                        && world.processes.values().all(|process| process.replicas[number].host.applied() == end)
+                })
         });
-        if let Some((token, pid, purpose)) = self.clients.first_waiting() {
-            panic!("{token:?} ({purpose:?}) was never answered by {pid:?}: {}", self.situation());
-        }
-        let end = self.mirror.end().index;
-        for process in self.processes.values() {
-            let applied = process.host.applied();
-            assert_eq!(applied, end, "{:?} does not catch up: {}", process.pid, self.situation());
-            for key in 0..KEYS {
-                assert_eq!(process.host.list(key), self.history.list(key, end), "I4: {:?}, key {key}", process.pid);
+        for (number, group) in self.groups.iter().enumerate() {
+            if let Some((token, pid, purpose)) = group.clients.first_waiting() {
+                panic!("{token:?} ({purpose:?}) was never answered by {pid:?}: {}", self.situation());
             }
-        }
-        for (value, write) in &self.history.writes {
-            assert!(write.acknowledged.is_none() || write.took.is_some(), "I1: value {value} was lost");
+            let end = group.mirror.end().index;
+            for process in self.processes.values() {
+                let host = &process.replicas[number].host;
+                assert_eq!(host.applied(), end, "{:?} does not catch up: {}", process.pid, self.situation());
+                for key in 0..KEYS {
+                    assert_eq!(host.list(key), group.history.list(key, end), "I4: {:?}, key {key}", process.pid);
+                }
+            }
+            for (value, write) in &group.history.writes {
+                assert!(write.acknowledged.is_none() || write.took.is_some(), "I1: value {value} was lost");
+            }
         }
     }
 
     /// Everybody's status in a few words, for a failure's message.
     pub fn situation(&self) -> String {
-        let mut text = format!(
-            "zookeeper: ballot term {} node {} vacant {}, log ends at {}, {} segments",
-            self.mirror.ballot.0.term,
-            self.mirror.ballot.0.node,
-            self.mirror.ballot.0.vacant,
-            self.mirror.end().index,
-            self.mirror.segments(),
-        );
-        for process in self.processes.values() {
-            let status = process.status.as_ref();
+        let mut text = String::new();
+        for (number, group) in self.groups.iter().enumerate() {
+            let ballot = &group.mirror.ballot.0;
             text.push_str(&format!(
-                "; {:?} node {} {:?} term {:?} last {:?} commit {:?} applied {} ({:?}), connected {}",
-                process.pid,
-                process.place.node,
-                status.map(|status| status.role),
-                status.map(|status| status.term),
-                status.map(|status| status.last),
-                status.map(|status| status.commit),
-                process.host.applied(),
-                status.map(|status| status.reason.as_str()),
-                process.keeper.connection.is_some(),
+                "group {number}: ballot term {} node {} vacant {}, log ends at {}, {} segments",
+                ballot.term,
+                ballot.node,
+                ballot.vacant,
+                group.mirror.end().index,
+                group.mirror.segments(),
             ));
+            for process in self.processes.values() {
+                let replica = &process.replicas[number];
+                let status = replica.status.as_ref();
+                text.push_str(&format!(
+                    "; {:?} node {} {:?} term {:?} last {:?} commit {:?} applied {} ({:?}), connected {}; ",
+                    process.pid,
+                    process.place.node,
+                    status.map(|status| status.role),
+                    status.map(|status| status.term),
+                    status.map(|status| status.last),
+                    status.map(|status| status.commit),
+                    replica.host.applied(),
+                    status.map(|status| status.reason.as_str()),
+                    process.keeper.connection.is_some(),
+                ));
+            }
         }
         if self.trace.keeps() {
             for process in self.processes.values() {

@@ -80,6 +80,8 @@ pub struct Mix {
     /// Share of the seeds, relative to the other mixes.
     pub share: u32,
     pub nodes: u64,
+    /// Groups, each of them on every node.
+    pub groups: usize,
     pub servers: usize,
     pub machines: Machines,
     pub clients: u64,
@@ -172,6 +174,7 @@ const TWO: Mix = Mix {
     name: "two",
     share: 8,
     nodes: 2,
+    groups: 1,
     servers: 3,
     machines: Machines::Any,
     clients: 3,
@@ -273,6 +276,8 @@ pub const MIXES: &[Mix] = &[
     },
     // A log too long to be snapshotted within a run: long replays.
     Mix { name: "deep", share: 2, wal_bytes: 4 << 20, wal_segments: 100_000, ..TWO },
+    // Several groups share a session, a registration and the links.
+    Mix { name: "groups", share: 3, groups: 3, clients: 2, ..TWO },
     Mix { name: "one", share: 2, nodes: 1, ..TWO },
     Mix { name: "three", share: 2, nodes: 3, ..TWO },
     Mix { name: "five", share: 1, nodes: 5, clients: 4, ..TWO },

@@ -10,15 +10,21 @@ use bequest_recovery::record::Addresses;
 use rand::Rng;
 
 use crate::disk::Write;
-use crate::genesis::GROUP;
+use crate::genesis;
 use crate::host::{Host, Job};
 use crate::keeper::Client;
 use crate::mix::{Micros, MILLI, SECOND};
 use crate::network::Ends;
-use crate::world::{Happening, Pid, Place, World};
+use crate::world::{Group, Happening, Pid, Place, World};
 
-/// The one group of a run.
-pub const NUMBER: GroupNumber = GroupNumber(1);
+/// A group's number in every process.
+pub fn number(group: usize) -> GroupNumber {
+    GroupNumber(1 + group as u32)
+}
+
+fn group_of(number: GroupNumber) -> usize {
+    number.0 as usize - 1
+}
 
 /// One process.
 #[derive(Debug)]
@@ -36,18 +42,41 @@ pub struct Process {
     pub paused: bool,
     pub frozen: Vec<Happening>,
     pub incarnation: Option<Incarnation>,
+    pub keeper: Client,
+    pub ends: Ends,
+    pub replicas: Vec<Replica>,
+    pub shutting_down: bool,
+}
+
+/// What a process has of one group.
+#[derive(Debug)]
+pub struct Replica {
     pub joined: bool,
     pub host: Host,
     pub machine_busy: bool,
-    /// Writes on their way to the disk, with the number to be reported.
+    /// Work for the group's disk thread.
     pub writes: VecDeque<DiskJob>,
-    pub keeper: Client,
-    pub ends: Ends,
     /// Tokens given to the core and not answered yet.
     pub tokens: BTreeSet<Token>,
     pub status: Option<Box<GroupStatus>>,
-    pub leading: bool,
-    pub shutting_down: bool,
+}
+
+impl Replica {
+    fn new(host: Host) -> Self {
+        Self {
+            joined: false,
+            host,
+            machine_busy: false,
+            writes: VecDeque::new(),
+            tokens: BTreeSet::new(),
+            status: None,
+        }
+    }
+
+    /// What it says it does.
+    pub fn role(&self) -> Role {
+        self.status.as_ref().map_or(Role::Birth, |status| status.role)
+    }
 }
 
 /// Work for the disk's thread.
@@ -74,10 +103,11 @@ impl World {
             return;
         }
         let pid = Pid(self.fresh());
-        let disk = self.disks.entry(place).or_default().written.clone();
-        let config = self.config(place, disk.identity);
+        let disk = self.disks.entry(place).or_default().clone();
+        let config = self.config(place, disk.written.identity);
         let nonce = config.nonce;
-        let host = Host::new(self.durable, &disk.machine);
+        let hosts = (0..self.groups.len()).map(|group| Host::new(self.durable, &disk.group(group).machine));
+        let replicas: Vec<Replica> = hosts.map(Replica::new).collect();
         let window = [4, 16, 128][self.rng.random_range(0..3)];
         let process = Process {
             pid,
@@ -92,25 +122,24 @@ impl World {
             paused: false,
             frozen: Vec::new(),
             incarnation: None,
-            joined: false,
-            host,
-            machine_busy: false,
-            writes: VecDeque::new(),
             keeper: Client::new(window),
             ends: Ends::default(),
-            tokens: BTreeSet::new(),
-            status: None,
-            leading: false,
+            replicas,
             shutting_down: false,
         };
         self.processes.insert(pid, process);
         self.counts.one("born");
         self.note(("birth", pid.0), || {
-            format!("{place:?} is born as {pid:?}, its disk {}", if disk.log.is_some() { "used" } else { "empty" })
+            format!(
+                "{place:?} is born as {pid:?}, its disk {}",
+                if disk.written.groups.is_empty() { "empty" } else { "used" }
+            )
         });
         self.after_connection_lost(pid);
-        let join = self.rng.random_range(0..30 * MILLI);
-        self.after(join, Happening::Join(pid));
+        for group in 0..self.groups.len() {
+            let join = self.rng.random_range(0..30 * MILLI);
+            self.after(join, Happening::Join(pid, group));
+        }
         self.tell(pid, Event::Tick);
         let sync = self.rng.random_range(MILLI..200 * MILLI);
         self.after(sync, Happening::DiskSync(place));
@@ -135,15 +164,16 @@ impl World {
         }
     }
 
-    pub fn join(&mut self, pid: Pid) {
+    pub fn join(&mut self, pid: Pid, group: usize) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         if process.paused {
-            process.frozen.push(Happening::Join(pid));
+            process.frozen.push(Happening::Join(pid, group));
             return;
         }
-        let applied = process.host.applied();
-        let mut local = self.disks.entry(process.place).or_default().written.log.clone();
-        process.joined = true;
+        let replica = &mut process.replicas[group];
+        let applied = replica.host.applied();
+        let mut local = self.disks.entry(process.place).or_default().group(group).log;
+        replica.joined = true;
         // Payloads of what is applied may have been left on disk.
         if let Some(local) = &mut local {
             if self.rng.random_bool(0.5) {
@@ -160,7 +190,7 @@ impl World {
                 .map(|log| (log.base.index, log.slots.last().map(|slot| slot.position.index), log.term, log.commit));
             format!("{pid:?} joins with applied={applied} log (base, last, term, commit)={log:?}")
         });
-        self.tell(pid, Event::Join { group: NUMBER, name: GROUP.to_owned(), local, applied });
+        self.tell(pid, Event::Join { group: number(group), name: genesis::name(group), local, applied });
     }
 
     /// Puts something into a process' inbox; its core is stepped soon.
@@ -241,27 +271,29 @@ impl World {
             Effect::Probe { address } => self.probe(pid, &address),
             Effect::Send { peer, message } => self.send(pid, peer, message),
             Effect::PersistIdentity { cluster } => self.disks.entry(process.place).or_default().identify(cluster),
-            Effect::Persist(_, persist) => self.push_disk(pid, DiskJob::Persist(Box::new(persist))),
-            Effect::FetchLog { low, high, .. } => self.push_disk(pid, DiskJob::Fetch { low, high }),
-            Effect::Apply(_, entries) => self.push_machine(pid, Job::Apply(entries)),
-            Effect::Query(_, token) => self.push_machine(pid, Job::Query(token)),
-            Effect::SnapshotTake { upload, credit, .. } => self.push_machine(pid, Job::Take { upload, credit }),
-            Effect::SnapshotCredit { upload, credit, .. } => {
-                let output = process.host.grant(upload, credit);
-                self.machine_output(pid, output);
+            Effect::Persist(group, persist) => self.push_disk(pid, group, DiskJob::Persist(Box::new(persist))),
+            Effect::FetchLog { group, low, high } => self.push_disk(pid, group, DiskJob::Fetch { low, high }),
+            Effect::Apply(group, entries) => self.push_machine(pid, group, Job::Apply(entries)),
+            Effect::Query(group, token) => self.push_machine(pid, group, Job::Query(token)),
+            Effect::SnapshotTake { group, upload, credit } => {
+                self.push_machine(pid, group, Job::Take { upload, credit })
             }
-            Effect::SnapshotAbandon { upload, .. } => process.host.drop_upload(upload),
-            Effect::RestoreBegin { restore, .. } => self.push_machine(pid, Job::Begin(restore)),
-            Effect::RestoreChunk { restore, chunk, .. } => self.push_machine(pid, Job::Chunk(restore, chunk)),
-            Effect::RestoreFinish { restore, applied, .. } => self.push_machine(pid, Job::Finish { restore, applied }),
-            Effect::RestoreAbandon { restore, .. } => self.push_machine(pid, Job::Abandon(restore)),
-            Effect::Leadership(_, leading) => {
-                process.leading = leading;
-                self.push_machine(pid, Job::Leadership(leading));
+            Effect::SnapshotCredit { group, upload, credit } => {
+                let group = group_of(group);
+                let output = process.replicas[group].host.grant(upload, credit);
+                self.machine_output(pid, group, output);
             }
+            Effect::SnapshotAbandon { group, upload } => process.replicas[group_of(group)].host.drop_upload(upload),
+            Effect::RestoreBegin { group, restore } => self.push_machine(pid, group, Job::Begin(restore)),
+            Effect::RestoreChunk { group, restore, chunk } => self.push_machine(pid, group, Job::Chunk(restore, chunk)),
+            Effect::RestoreFinish { group, restore, applied } => {
+                self.push_machine(pid, group, Job::Finish { restore, applied })
+            }
+            Effect::RestoreAbandon { group, restore } => self.push_machine(pid, group, Job::Abandon(restore)),
+            Effect::Leadership(group, leading) => self.push_machine(pid, group, Job::Leadership(leading)),
             Effect::RefuseProposal(token, error) => self.proposal_refused(pid, token, &error),
             Effect::RefuseRead(token, error) => self.read_refused(pid, token, &error),
-            Effect::Status(_, status) => self.status(pid, status),
+            Effect::Status(group, status) => self.status(pid, group_of(group), status),
             Effect::StopGroup(_, error) => {
                 assert!(self.hostile, "{pid:?} stops the group for no fault that justifies it: {error}");
                 self.stops.push((pid, error));
@@ -280,50 +312,52 @@ impl World {
         }
     }
 
-    fn push_disk(&mut self, pid: Pid, job: DiskJob) {
+    fn push_disk(&mut self, pid: Pid, group: GroupNumber, job: DiskJob) {
+        let group = group_of(group);
         let delay = self.draw(self.mix.disk);
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        process.writes.push_back(job);
-        if process.writes.len() == 1 {
-            self.after(delay, Happening::DiskWrite(pid));
+        let writes = &mut process.replicas[group].writes;
+        writes.push_back(job);
+        if writes.len() == 1 {
+            self.after(delay, Happening::DiskWrite(pid, group));
         }
     }
 
-    pub fn disk_write(&mut self, pid: Pid) {
+    pub fn disk_write(&mut self, pid: Pid, group: usize) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         if process.paused {
-            process.frozen.push(Happening::DiskWrite(pid));
+            process.frozen.push(Happening::DiskWrite(pid, group));
             return;
         }
         // Writes that wait may be carried out and reported together.
-        let count = self.rng.random_range(1..=process.writes.len().max(1));
+        let count = self.rng.random_range(1..=process.replicas[group].writes.len().max(1));
         for _ in 0..count {
             let Some(process) = self.processes.get_mut(&pid) else { return };
-            let Some(job) = process.writes.pop_front() else { break };
+            let Some(job) = process.replicas[group].writes.pop_front() else { break };
             let disk = self.disks.entry(process.place).or_default();
             let event = match job {
                 DiskJob::Persist(persist) => {
                     let number = persist.number;
-                    disk.write(Write::Log(persist));
-                    Event::Persisted { group: NUMBER, number }
+                    disk.write(Write::Log(group, persist));
+                    Event::Persisted { group: self::number(group), number }
                 }
                 DiskJob::Fetch { low, high } => {
                     self.counts.one("log fetched from disk");
-                    let mut entries = disk.entries(low, high);
+                    let mut entries = disk.entries(group, low, high);
                     assert!(
                         entries.first().is_some_and(|entry| entry.index == low),
                         "fetches entry {low}, which it dropped"
                     );
                     let most = self.rng.random_range(1..=entries.len());
                     entries.truncate(most);
-                    Event::LogFetched { group: NUMBER, entries }
+                    Event::LogFetched { group: number(group), entries }
                 }
             };
             self.tell(pid, event);
         }
         let delay = self.draw(self.mix.disk);
-        if self.processes.get(&pid).is_some_and(|process| !process.writes.is_empty()) {
-            self.after(delay, Happening::DiskWrite(pid));
+        if self.processes.get(&pid).is_some_and(|process| !process.replicas[group].writes.is_empty()) {
+            self.after(delay, Happening::DiskWrite(pid, group));
         }
     }
 
@@ -339,19 +373,22 @@ impl World {
         self.disks.entry(place).or_default().back_up();
     }
 
-    fn push_machine(&mut self, pid: Pid, job: Job) {
+    fn push_machine(&mut self, pid: Pid, group: GroupNumber, job: Job) {
+        let group = group_of(group);
         let delay = self.draw(self.mix.machine);
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        process.host.push(job);
-        if !process.machine_busy {
-            process.machine_busy = true;
-            self.after(delay, Happening::MachineJob(pid));
+        let replica = &mut process.replicas[group];
+        replica.host.push(job);
+        if !replica.machine_busy {
+            replica.machine_busy = true;
+            self.after(delay, Happening::MachineJob(pid, group));
         }
     }
 
-    fn status(&mut self, pid: Pid, status: Box<GroupStatus>) {
+    fn status(&mut self, pid: Pid, group: usize, status: Box<GroupStatus>) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        let before = process.status.as_ref().map(|before| before.role);
+        let replica = &mut process.replicas[group];
+        let before = replica.status.as_ref().map(|before| before.role);
         if before != Some(status.role) {
             self.counts.one(&format!("role: {:?}", status.role));
             match status.role {
@@ -363,9 +400,10 @@ impl World {
             }
         }
         if status.role == Role::Leader {
-            self.history.leads(process.place.node, pid, &status, self.mirror.ballot.0.term);
+            let Group { history, mirror, .. } = &mut self.groups[group];
+            history.leads(process.place.node, pid, &status, mirror.ballot.0.term);
         }
-        process.status = Some(status);
+        replica.status = Some(status);
     }
 
     fn node_stops(&mut self, pid: Pid, error: &bequest::NodeError) {
@@ -396,8 +434,8 @@ impl World {
     pub fn die(&mut self, pid: Pid, death: Death) {
         let Some(process) = self.processes.get(&pid) else { return };
         let place = process.place;
-        let role = process.status.as_ref().map_or(Role::Birth, |status| status.role);
-        if death != Death::Exit {
+        let roles: Vec<Role> = process.replicas.iter().map(Replica::role).collect();
+        for role in roles.iter().filter(|_| death != Death::Exit) {
             self.counts.one(match death {
                 Death::Power => "dead: power",
                 _ => "dead: process",
@@ -410,7 +448,7 @@ impl World {
                 Role::Follower | Role::Stopped => "dead: while following",
             });
         }
-        self.note(("death", pid.0, death), || format!("{pid:?} at {place:?} dies ({death:?}) as {role:?}"));
+        self.note(("death", pid.0, death), || format!("{pid:?} at {place:?} dies ({death:?}) as {roles:?}"));
         self.abandon_session(pid, death);
         self.hang_up(pid, death);
         self.processes.remove(&pid);
@@ -456,12 +494,12 @@ impl World {
         self.speak_again(pid);
     }
 
-    /// Roles of all live processes, for a client that looks for the leader.
-    pub fn leaders(&self) -> BTreeMap<Pid, u64> {
+    /// Who says that it leads a group, and its term.
+    pub fn leaders(&self, group: usize) -> BTreeMap<Pid, u64> {
         self.processes
             .values()
             .filter_map(|process| {
-                let status = process.status.as_ref().filter(|status| status.role == Role::Leader)?;
+                let status = process.replicas[group].status.as_ref().filter(|status| status.role == Role::Leader)?;
                 Some((process.pid, status.term))
             })
             .collect()

@@ -5,7 +5,7 @@ use bequest_recovery::path::GroupPaths;
 use bequest_recovery::record::{self, Pointer};
 use bytes::Bytes;
 
-use crate::genesis::{GROUP, GROUP_UUID};
+use crate::genesis;
 use crate::mix::{Micros, Mix, MILLI, QUIET, SECOND};
 use crate::network::Block;
 use crate::process::Death;
@@ -38,8 +38,8 @@ impl World {
         self.run(u64::MAX, until, |world| {
             if world.now >= next {
                 next = world.now + 20 * MILLI;
-                for pid in world.leaders().into_keys() {
-                    world.write(pid);
+                for pid in world.leaders(0).into_keys() {
+                    world.write(0, pid);
                 }
             }
             false
@@ -47,7 +47,7 @@ impl World {
     }
 
     fn leader_and_follower(&self) -> (Pid, Pid) {
-        let leader = *self.leaders().keys().next().expect("somebody leads");
+        let leader = *self.leaders(0).keys().next().expect("somebody leads");
         let follower = self.pids().into_iter().find(|pid| *pid != leader).expect("somebody follows");
         (leader, follower)
     }
@@ -57,35 +57,35 @@ impl World {
     }
 
     fn term(&self) -> u64 {
-        self.mirror.ballot.0.term
+        self.groups[0].mirror.ballot.0.term
     }
 
     /// Time until a write is acknowledged that was made after now.
     fn served_again(&mut self, within: Micros) -> Micros {
-        let before = self.clients.acknowledged;
+        let before = self.groups[0].clients.acknowledged;
         let mut next = self.now;
         self.until("somebody serves", within, |world| {
             if world.now >= next {
                 next = world.now + 5 * MILLI;
-                let leaders: Vec<Pid> = world.leaders().into_keys().collect();
+                let leaders: Vec<Pid> = world.leaders(0).into_keys().collect();
                 if let Some(pid) = world.pick(&leaders) {
-                    world.write(pid);
+                    world.write(0, pid);
                 }
             }
-            world.clients.acknowledged > before
+            world.groups[0].clients.acknowledged > before
         })
     }
 }
 
 fn segments(world: &World) -> Vec<(String, Bytes)> {
-    let wals = format!("{}/", GroupPaths::new(GROUP).wals());
+    let wals = format!("{}/", GroupPaths::new(&genesis::name(0)).wals());
     world
         .zoo
         .head()
         .below(&wals)
         .filter(|(path, _)| path[wals.len()..].split('/').count() == 3)
         .filter(|(_, znode)| {
-            record::open::<record::Segment>(&znode.data, Some(GROUP_UUID)).is_ok_and(|s| s.closed_by == 0)
+            record::open::<record::Segment>(&znode.data, Some(genesis::uuid(0))).is_ok_and(|s| s.closed_by == 0)
         })
         .map(|(path, znode)| (path.to_owned(), znode.data.clone()))
         .collect()
@@ -137,15 +137,19 @@ fn a_leader_whose_host_is_gone_is_replaced_in_well_under_a_second() {
 fn a_cut_between_the_nodes_alone_moves_no_leadership_and_stops_no_write() {
     let mut world = serving(&ROOMY);
     let (_, follower) = world.leader_and_follower();
-    let (term, acknowledged) = (world.term(), world.clients.acknowledged);
+    let (term, acknowledged) = (world.term(), world.groups[0].clients.acknowledged);
     for (from, to) in [(1, 2), (2, 1)] {
         world.block(from, to, Block::Silent);
     }
     world.write_for(10 * SECOND);
     assert_eq!(world.term(), term, "{}", world.situation());
-    assert!(world.clients.acknowledged > acknowledged + 400, "{} writes", world.clients.acknowledged - acknowledged);
-    let last = world.processes[&follower].status.as_ref().map_or(0, |status| status.last);
-    let behind = world.mirror.end().index - last;
+    assert!(
+        world.groups[0].clients.acknowledged > acknowledged + 400,
+        "{} writes",
+        world.groups[0].clients.acknowledged - acknowledged
+    );
+    let last = world.processes[&follower].replicas[0].status.as_ref().map_or(0, |status| status.last);
+    let behind = world.groups[0].mirror.end().index - last;
     assert!(behind < 50, "the follower keeps up through zookeeper, {behind} behind; {}", world.situation());
 }
 
@@ -158,9 +162,9 @@ fn a_firewall_that_refuses_starts_no_duel() {
     }
     world.write_for(20 * SECOND);
     assert!(world.term() <= term + 2, "{} terms", world.term() - term);
-    let acknowledged = world.clients.acknowledged;
+    let acknowledged = world.groups[0].clients.acknowledged;
     world.write_for(SECOND);
-    assert!(world.clients.acknowledged > acknowledged + 20, "{}", world.situation());
+    assert!(world.groups[0].clients.acknowledged > acknowledged + 20, "{}", world.situation());
 }
 
 #[test]
@@ -172,7 +176,7 @@ fn a_leader_cut_from_zookeeper_is_replaced() {
     world.mute(leader, crate::keeper::Silence::Both, 400 * MILLI);
     let downtime = world.served_again(10 * SECOND);
     assert!(downtime < 3 * SECOND, "{downtime} us");
-    assert!(world.leaders().contains_key(&follower), "{}", world.situation());
+    assert!(world.leaders(0).contains_key(&follower), "{}", world.situation());
 }
 
 #[test]
@@ -195,21 +199,21 @@ fn a_zookeeper_that_went_backwards_is_refused_and_local_data_is_kept() {
     let backup = world.zoo.backup();
     world.write_for(SECOND);
     world.must_converge();
-    let end = world.mirror.end().index;
+    let end = world.groups[0].mirror.end().index;
     world.zoo.roll_back(&backup);
     for pid in world.pids() {
         world.break_connection(pid, 0);
     }
     let (leader, _) = world.leader_and_follower();
-    let acknowledged = world.clients.acknowledged;
-    world.write(leader);
+    let acknowledged = world.groups[0].clients.acknowledged;
+    world.write(0, leader);
     let errors = everybody_stops(&mut world, 30 * SECOND);
     // The leader misses its own last segment; who would succeed it misses what it knows to have been there.
     assert!(matches!(errors[0], GroupError::Damaged { .. } | GroupError::WentBackwards { .. }), "{}", errors[0]);
     assert!(matches!(errors[1], GroupError::WentBackwards { .. }), "{}", errors[1]);
-    assert_eq!(world.clients.acknowledged, acknowledged);
+    assert_eq!(world.groups[0].clients.acknowledged, acknowledged);
     for place in world.places() {
-        let log = world.disks[&place].written.log.clone().expect("a log is there");
+        let log = world.disks[&place].group(0).log.expect("a log is there");
         assert!(log.slots.last().is_some_and(|slot| slot.position.index >= end), "{place:?} lost a part of its log");
     }
 }
@@ -278,9 +282,9 @@ fn a_flipped_bit_in_a_segment_is_found_and_never_served() {
 }
 
 fn snapshots(world: &World) -> (Pointer, Vec<String>) {
-    let paths = GroupPaths::new(GROUP);
+    let paths = GroupPaths::new(&genesis::name(0));
     let znode = world.zoo.head().get(&paths.pointer()).expect("a pointer is there");
-    let pointer: Pointer = record::open(&znode.data, Some(GROUP_UUID)).expect("a pointer");
+    let pointer: Pointer = record::open(&znode.data, Some(genesis::uuid(0))).expect("a pointer");
     let named = [&pointer.newest, &pointer.previous].into_iter().flatten();
     let manifests = named.map(|name| paths.manifest(name.index, name.term)).collect();
     (pointer, manifests)
@@ -319,12 +323,12 @@ fn foreign_bytes_where_the_leader_appends_are_two_writers_and_stop_it() {
     let mut world = serving(&ROOMY);
     world.hostile = true;
     let (leader, _) = world.leader_and_follower();
-    let (ballot, _) = world.mirror.ballot.clone();
-    let paths = GroupPaths::new(GROUP);
+    let (ballot, _) = world.groups[0].mirror.ballot.clone();
+    let paths = GroupPaths::new(&genesis::name(0));
     let wal = bequest_recovery::path::WalName { term: ballot.term, node: ballot.node };
-    let next = world.mirror.end().index + 1;
+    let next = world.groups[0].mirror.end().index + 1;
     world.zoo.tamper(&paths.segment(wal, 1, next), Some(Bytes::from_static(b"foreign")));
-    world.write(leader);
+    world.write(0, leader);
     world.until("the leader stops", 10 * SECOND, |world| world.stops.iter().any(|(pid, _)| *pid == leader));
     let (_, error) = &world.stops[0];
     assert!(matches!(error, GroupError::WalConflict { .. }), "{error}");
@@ -335,9 +339,9 @@ fn a_deleted_ballot_is_never_made_anew() {
     let mut world = serving(&ROOMY);
     world.hostile = true;
     let (leader, _) = world.leader_and_follower();
-    let ballot = GroupPaths::new(GROUP).ballot();
+    let ballot = GroupPaths::new(&genesis::name(0)).ballot();
     world.zoo.tamper(&ballot, None);
-    world.write(leader);
+    world.write(0, leader);
     everybody_stops(&mut world, 30 * SECOND);
     assert!(world.zoo.head().get(&ballot).is_none());
 }
@@ -346,11 +350,11 @@ fn a_deleted_ballot_is_never_made_anew() {
 fn a_group_denied_by_an_acl_is_served_again_once_it_is_allowed() {
     let mut world = serving(&ROOMY);
     world.hostile = true;
-    let wals = GroupPaths::new(GROUP).ballot();
+    let wals = GroupPaths::new(&genesis::name(0)).ballot();
     world.zoo.deny(&wals, true);
-    let before = world.clients.acknowledged;
+    let before = world.groups[0].clients.acknowledged;
     world.write_for(5 * SECOND);
-    assert!(world.clients.acknowledged <= before + 1, "acknowledged without the fence");
+    assert!(world.groups[0].clients.acknowledged <= before + 1, "acknowledged without the fence");
     world.zoo.deny(&wals, false);
     if world.stops.is_empty() {
         world.must_serve();
@@ -385,7 +389,7 @@ fn a_leader_that_shuts_down_hands_over_at_once() {
     world.until("the leader is gone", 5 * SECOND, |world| !world.processes.contains_key(&leader));
     let downtime = world.served_again(SECOND);
     assert!(downtime < 100 * MILLI, "{downtime} us");
-    assert!(world.leaders().contains_key(&follower), "{}", world.situation());
+    assert!(world.leaders(0).contains_key(&follower), "{}", world.situation());
 }
 
 #[test]
@@ -394,17 +398,17 @@ fn a_paused_leader_answers_nothing_as_leader_after_it_was_replaced() {
     let (leader, follower) = world.leader_and_follower();
     world.pause(leader);
     world.served_again(5 * SECOND);
-    assert!(world.leaders().contains_key(&follower), "{}", world.situation());
+    assert!(world.leaders(0).contains_key(&follower), "{}", world.situation());
     // It is asked before it goes on: the history checks whatever it answers.
     for _ in 0..5 {
-        world.read(leader);
-        world.write(leader);
+        world.read(0, leader);
+        world.write(0, leader);
     }
-    let reads = world.clients.answered;
+    let reads = world.groups[0].clients.answered;
     world.resume(leader);
     world.until("it follows", 10 * SECOND, |world| {
-        !world.leaders().contains_key(&leader) && world.clients.waiting() == 0
+        !world.leaders(0).contains_key(&leader) && world.groups[0].clients.waiting() == 0
     });
-    assert_eq!(world.clients.answered, reads, "a deposed leader answered a read");
+    assert_eq!(world.groups[0].clients.answered, reads, "a deposed leader answered a read");
     world.must_converge();
 }

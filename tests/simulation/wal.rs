@@ -13,7 +13,7 @@ use bequest_recovery::record::{self, Ballot, Manifest, Pointer, Segment, Snapsho
 use bytes::Bytes;
 
 use crate::counts::Counts;
-use crate::genesis::GROUP;
+use crate::genesis;
 
 /// The group's part of ZooKeeper, as its history made it.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ struct Place {
 }
 
 impl Mirror {
-    pub fn new(uuid: Uuid, zoo: &ZooModel) -> Self {
-        let paths = GroupPaths::new(GROUP);
+    pub fn new(group: usize, zoo: &ZooModel) -> Self {
+        let (uuid, paths) = (genesis::uuid(group), GroupPaths::new(&genesis::name(group)));
         let ballot = zoo.head().get(&paths.ballot()).expect("genesis made a ballot");
         Self {
             uuid,

@@ -51,15 +51,15 @@ pub enum Happening {
     /// Something comes to a process' inbox.
     Tell(Pid, Event),
     /// The oldest write of a process reaches its disk.
-    DiskWrite(Pid),
+    DiskWrite(Pid, usize),
     /// A disk is synced.
     DiskSync(Place),
     /// A copy of a disk is set aside.
     DiskCopy(Place),
     /// The oldest job of a process' machine.
-    MachineJob(Pid),
+    MachineJob(Pid, usize),
     /// The group is joined.
-    Join(Pid),
+    Join(Pid, usize),
     /// A client of ZooKeeper tries to get a connection.
     Reconnect(Pid, u64),
     /// ZooKeeper serves the oldest request of a connection.
@@ -87,13 +87,26 @@ pub enum Happening {
     /// A copy of a message arrives that is older than its link.
     Stale { to: NodeId, from: NodeId, bytes: Bytes },
     /// A client does something.
-    Client(u64),
+    Client(usize, u64),
     /// The next fault.
     Fault,
     /// A fault ends.
     End(Fault),
     /// A process that was asked to shut down should be gone by now.
     Overdue(Pid),
+}
+
+/// One group, as everybody outside of its replicas sees it.
+pub struct Group {
+    pub mirror: Mirror,
+    pub clients: Clients,
+    pub history: History,
+}
+
+impl Group {
+    fn new(group: usize, mix: &Mix, zoo: &ZooModel) -> Self {
+        Self { mirror: Mirror::new(group, zoo), clients: Clients::new(mix.clients), history: History::default() }
+    }
 }
 
 /// One run.
@@ -105,13 +118,11 @@ pub struct World {
     pub steps: u64,
     pub durable: bool,
     pub zoo: ZooModel,
-    pub mirror: Mirror,
     pub disks: BTreeMap<Place, Disk>,
     pub processes: BTreeMap<Pid, Process>,
     pub network: Network,
     pub keepers: crate::keeper::Keepers,
-    pub clients: Clients,
-    pub history: History,
+    pub groups: Vec<Group>,
     pub counts: Counts,
     pub trace: Trace,
     /// Faults are over.
@@ -148,14 +159,12 @@ impl World {
             now: 0,
             steps: 0,
             durable,
-            mirror: Mirror::new(genesis::GROUP_UUID, &zoo),
+            groups: (0..mix.groups).map(|group| Group::new(group, mix, &zoo)).collect(),
             zoo,
             disks: BTreeMap::new(),
             processes: BTreeMap::new(),
             network: Network::default(),
             keepers: crate::keeper::Keepers::default(),
-            clients: Clients::new(mix.clients),
-            history: History::default(),
             counts: Counts::default(),
             trace: Trace::new(keep_trace),
             healing: false,
@@ -174,8 +183,10 @@ impl World {
             let delay = world.rng.random_range(0..20 * MILLI);
             world.after(delay, Happening::Birth(Place { node, host: 0 }));
         }
-        for client in 0..mix.clients {
-            world.after(100 * MILLI, Happening::Client(client));
+        for group in 0..mix.groups {
+            for client in 0..mix.clients {
+                world.after(100 * MILLI, Happening::Client(group, client));
+            }
         }
         let calm = world.draw(mix.calm);
         world.after(200 * MILLI + calm, Happening::Fault);
@@ -223,7 +234,9 @@ impl World {
             let ((now, _), happening) = first.remove_entry();
             self.now = now;
             self.happen(happening);
-            self.mirror.follow(&self.zoo, &mut self.counts);
+            for group in &mut self.groups {
+                group.mirror.follow(&self.zoo, &mut self.counts);
+            }
             if done(self) {
                 return true;
             }
@@ -237,11 +250,11 @@ impl World {
             Happening::Step(pid) => self.step(pid),
             Happening::Wake(pid, serial) => self.wake(pid, serial),
             Happening::Tell(pid, event) => self.tell(pid, event),
-            Happening::DiskWrite(pid) => self.disk_write(pid),
+            Happening::DiskWrite(pid, group) => self.disk_write(pid, group),
             Happening::DiskSync(place) => self.disk_sync(place),
             Happening::DiskCopy(place) => self.disk_copy(place),
-            Happening::MachineJob(pid) => self.machine_job(pid),
-            Happening::Join(pid) => self.join(pid),
+            Happening::MachineJob(pid, group) => self.machine_job(pid, group),
+            Happening::Join(pid, group) => self.join(pid, group),
             Happening::Reconnect(pid, serial) => self.reconnect(pid, serial),
             Happening::Serve(pid, connection) => self.serve(pid, connection),
             Happening::Arrive(pid, connection, delivery) => self.arrive(pid, connection, delivery),
@@ -255,7 +268,7 @@ impl World {
             Happening::LinkDown(pid, peer, link) => self.link_down(pid, peer, link),
             Happening::Message { to, from, link, bytes } => self.message(to, from, link, bytes),
             Happening::Stale { to, from, bytes } => self.stale_message(to, from, bytes),
-            Happening::Client(client) => self.client_acts(client),
+            Happening::Client(group, client) => self.client_acts(group, client),
             Happening::Fault => self.strike(),
             Happening::End(fault) => self.end(fault),
             Happening::Overdue(pid) => self.overdue(pid),
