@@ -426,7 +426,7 @@ pub struct Effects {
     pub wake_at: Option<Now>,
 }
 
-/// How a node is set up. Plain values; checked by [`Config::check`].
+/// How a node is set up. Plain values, checked before by who sets them.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// This node.
