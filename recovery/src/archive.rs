@@ -86,6 +86,8 @@ pub struct Archive {
     upload: Option<Upload>,
     sweep: Option<VecDeque<Vec<Op>>>,
     sweep_due: bool,
+    /// A deletion was refused: this leadership deletes nothing more.
+    swept_out: bool,
     jobs: BTreeMap<u64, (Kind, Request)>,
     again: Vec<(Kind, Request)>,
     /// Nothing unknown is issued again before.
@@ -114,6 +116,7 @@ impl Archive {
             upload: None,
             sweep: None,
             sweep_due: true,
+            swept_out: false,
             jobs: BTreeMap::new(),
             again: Vec::new(),
             again_at: Duration::ZERO,
@@ -236,7 +239,10 @@ impl Archive {
                 }
             }
             (Kind::Delete, reason) => {
+                // What was planned is forgotten: going on with later names would leave a hole. The next leadership
+                // lists anew.
                 self.sweep = None;
+                self.swept_out = true;
                 self.events.push(ArchiveEvent::Failed(format!("deletion refused: reason={reason:?}")));
             }
             (_, reason) => {
@@ -318,6 +324,7 @@ impl Archive {
                     None => {
                         self.listing = 0;
                         self.sweep_due = false;
+                        self.jobs.retain(|_, (kind, _)| !matches!(kind, Kind::Manifest(_)));
                     }
                 }
             }
@@ -527,12 +534,13 @@ impl Archive {
     fn begin_sweep(&mut self) {
         self.sweep_due = false;
         let mut batches = match self.pointer.0.previous {
+            _ if self.swept_out => Vec::new(),
             Some(previous) => self.inventory.trim(&self.paths, previous),
             None => Vec::new(),
         };
         let kept = self.kept();
         self.contents.retain(|name, _| kept.contains(name));
-        if let (Some(manifests), Some(chunks)) = (&mut self.manifests, &mut self.chunks) {
+        if let (Some(manifests), Some(chunks), false) = (&mut self.manifests, &mut self.chunks, self.swept_out) {
             batches.extend(sweep::collect(&self.paths, manifests, chunks, &self.contents));
         }
         self.sweep = Some(batches.into());

@@ -99,17 +99,22 @@ impl Machine {
     ) -> std::io::Result<Started> {
         let (jobs, receiver) = crossbeam_channel::unbounded();
         let (tell_recovered, recovered) = oneshot::channel();
-        let thread =
-            std::thread::Builder::new().name(format!("apply-{name}")).spawn(move || {
-                match Applier::recover(machine) {
-                    Ok(mut applier) => {
-                        if tell_recovered.send(Ok(applier.applied())).is_ok() {
-                            Worker::new(group, inbox, &receiver).run(&mut applier);
+        let thread = std::thread::Builder::new().name(format!("apply-{name}")).spawn(move || {
+            match Applier::recover(machine) {
+                Ok(mut applier) => {
+                    if tell_recovered.send(Ok(applier.applied())).is_ok() {
+                        let mut worker = Worker::new(group, inbox.clone(), &receiver);
+                        // An assertion that fails must not leave a leader behind whose machine is gone.
+                        let ended = catch_unwind(AssertUnwindSafe(|| worker.run(&mut applier)));
+                        if ended.is_err() {
+                            let message = "an assertion failed while applying, see standard error".to_owned();
+                            inbox.event(Event::Machine(group, MachineEvent::Failed { message }));
                         }
                     }
-                    Err(error) => drop(tell_recovered.send(Err(error))),
                 }
-            })?;
+                Err(error) => drop(tell_recovered.send(Err(error))),
+            }
+        })?;
         Ok(Started { machine: Self { jobs }, thread, recovered })
     }
 

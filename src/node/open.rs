@@ -105,7 +105,7 @@ pub(super) async fn open(config: NodeConfig) -> Result<Node, OpenError> {
 
 /// Opens the store and reads what it has of every group, so that damage is met while everything can still be rebuilt.
 async fn open_store(config: &NodeConfig) -> Result<(Store, HashMap<String, LocalGroup>), OpenError> {
-    let (dir, budget) = (config.data_dir.clone(), config.log_cache_bytes);
+    let dir = config.data_dir.clone();
     let opened = tokio::task::spawn_blocking(move || -> Result<_, StorageError> {
         let mut attempts = 0;
         loop {
@@ -115,7 +115,7 @@ async fn open_store(config: &NodeConfig) -> Result<(Store, HashMap<String, Local
                 let moved_to = moved_to.display();
                 tracing::error!(%moved_to, reason, "local data was damaged and moved aside; rebuilding from zookeeper");
             }
-            match load_groups(&store, budget) {
+            match load_groups(&store) {
                 Ok(local) => return Ok((store, local)),
                 Err(error @ StorageError::Damaged { .. }) if attempts == 1 => {
                     tracing::error!(%error, "local data is damaged");
@@ -131,10 +131,12 @@ async fn open_store(config: &NodeConfig) -> Result<(Store, HashMap<String, Local
     Ok(opened?)
 }
 
-fn load_groups(store: &Store, payload_bytes_max: u64) -> Result<HashMap<String, LocalGroup>, StorageError> {
+/// All payloads are loaded, bounded by the groups' WAL limits: which of them the machine still has to apply is not known
+/// yet. The core drops those that are settled, down to its budget.
+fn load_groups(store: &Store) -> Result<HashMap<String, LocalGroup>, StorageError> {
     let mut groups = HashMap::new();
     for GroupMeta { uuid, .. } in store.groups()? {
-        if let Some(log) = store.load(uuid, payload_bytes_max)? {
+        if let Some(log) = store.load(uuid, u64::MAX)? {
             groups.insert(log.meta.name.clone(), local_group(log));
         }
     }

@@ -97,7 +97,10 @@ impl Replica {
             MachineEvent::SnapshotTaken { upload, applied } if upload == current && leader.snapshots.taking => {
                 match engine.log().position(applied) {
                     // One snapshot of an index is enough.
-                    Some(base) if archive.pointer().newest.is_none_or(|newest| newest.index < base.index) => {
+                    Some(base)
+                        if archive.idle()
+                            && archive.pointer().newest.is_none_or(|newest| newest.index < base.index) =>
+                    {
                         archive.begin(base, voters);
                         return;
                     }
@@ -162,7 +165,15 @@ impl Replica {
             self.pointer = (pointer, version);
         }
         let previous = self.pointer.0.previous.map_or(0, |previous| previous.index);
+        let newest = self.pointer.0.newest.unwrap_or_default();
         let Some(engine) = &mut self.engine else { return };
+        // What a snapshot covers is committed, whoever tells: a follower cut off from its leader need not keep it all.
+        if let (Phase::Follower(_), Some(seen)) = (&self.phase, &self.seen) {
+            let held = engine.log().position(newest.index).is_some_and(|position| position.term == newest.term);
+            if held && newest.index > engine.commit() && engine.term() <= seen.ballot.term {
+                engine.learn_commit(super::event::NodeId(seen.ballot.node), newest.index);
+            }
+        }
         let index = previous.min(self.applied).min(engine.persisted());
         if index > engine.log().base().index {
             let base = engine.log_mut().compact(index);

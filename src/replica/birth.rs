@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use bequest_recovery::entry::Position;
-use bequest_recovery::keeper::{Op, Outcome, Reply, Request, SessionNumber, Urgency};
+use bequest_recovery::keeper::{Op, Outcome, Reason, Refusal, Reply, Request, SessionNumber, Urgency};
 use bequest_recovery::reader::{End, Pass, Reader, Tail};
 use bequest_recovery::record::{self, Genesis, Pin, SnapshotName, Uuid, FORMAT};
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub(super) struct Reading {
     tries: u32,
     snapshot_tries: u32,
     previous: bool,
+    /// What was found damaged last.
+    damaged: Option<(String, u64)>,
     passes: u64,
 }
 
@@ -77,6 +79,16 @@ impl Restoring {
         1_000_000_000 + (self.next_asked + self.took) as u64
     }
 
+    /// Whether the machine was told to put the snapshot in force.
+    pub(super) fn is_finishing(&self) -> bool {
+        self.finishing
+    }
+
+    /// The ballot went to somebody else: go on as an observer.
+    pub(super) fn demote(&mut self) {
+        self.reading.won = None;
+    }
+
     fn chunks(&self) -> usize {
         self.tail.snapshot.as_ref().map_or(0, |manifest| manifest.chunks.len())
     }
@@ -91,13 +103,11 @@ impl Replica {
                 let request = Request::Get { path: self.paths.genesis().to_owned(), watch: false };
                 self.call(cx, Urgency::Normal, Ask::Genesis, request);
             }
-            (Ask::Exists, Outcome::Refused(refusal)) => {
-                let path = self.paths.genesis().to_owned();
-                let error = match refusal.reason {
-                    bequest_recovery::keeper::Reason::NoAuth => GroupError::Denied { path },
-                    _ => GroupError::NoSuchGroup { path },
-                };
-                self.stop(cx, error);
+            (Ask::Exists, Outcome::Refused(Refusal { reason: Reason::NoAuth, .. })) => {
+                self.stop(cx, GroupError::Denied { path: self.paths.genesis().to_owned() });
+            }
+            (Ask::Exists, Outcome::Refused(Refusal { reason: Reason::NoNode, .. })) => {
+                self.stop(cx, GroupError::NoSuchGroup { path: self.paths.genesis().to_owned() });
             }
             (Ask::Genesis, Outcome::Ok(Reply::Data(Some((bytes, stat))))) => {
                 match record::open::<Genesis>(&bytes, None) {
@@ -161,6 +171,7 @@ impl Replica {
             tries: 0,
             snapshot_tries: 0,
             previous: false,
+            damaged: None,
             passes: 0,
         };
         self.enter(Phase::Reading(Box::new(reading)));
@@ -176,7 +187,9 @@ impl Replica {
             }
             (None, Some(local)) => {
                 let last = local.slots.last().map_or(local.base, |slot| slot.position);
-                let reach = local.commit.max(self.machine_applied).min(last.index);
+                // How far the machine got says nothing about the log: only what the log itself knew to be committed
+                // counts, or an entry that a crash brought back would overrule the WAL.
+                let reach = local.commit.min(last.index);
                 let at = reach.checked_sub(local.base.index + 1).and_then(|at| local.slots.get(at as usize));
                 (at.map_or(local.base, |slot| slot.position), self.machine_applied < local.base.index)
             }
@@ -268,17 +281,22 @@ impl Replica {
                 self.trouble = Some(format!("reading again: {cause}"));
                 self.again(cx);
             }
-            End::Damaged { path, index, what, snapshot } => {
-                reading.tries += 1;
-                if snapshot && !reading.previous {
-                    reading.snapshot_tries += 1;
-                    // An observer may have been overtaken by a newer snapshot; a successor cannot.
-                    if !observer || reading.snapshot_tries >= SNAPSHOT_TRIES {
-                        reading.previous = true;
-                    }
+            End::Damaged { path, index, what, snapshot: true } => {
+                reading.snapshot_tries += 1;
+                // The newest may have been overtaken by a newer one, and the previous one is there for when it is bad.
+                // Every pass begins with the fence, so one that is no longer this node's to judge ends as lost.
+                reading.previous = (reading.snapshot_tries / SNAPSHOT_TRIES) % 2 == 1;
+                if reading.snapshot_tries < SNAPSHOT_TRIES * 3 {
                     self.again(cx);
-                } else if observer && reading.tries < OBSERVER_TRIES {
-                    reading.previous = false;
+                } else {
+                    self.stop(cx, GroupError::Damaged { path, index, what });
+                }
+            }
+            End::Damaged { path, index, what, snapshot: false } => {
+                // A trim that goes on while an observer reads moves from place to place; damage stays where it is.
+                let moved = reading.damaged.replace((path.clone(), index)) != Some((path.clone(), index));
+                reading.tries = if moved { 1 } else { reading.tries + 1 };
+                if observer && reading.tries < OBSERVER_TRIES {
                     self.again(cx);
                 } else {
                     self.stop(cx, GroupError::Damaged { path, index, what });

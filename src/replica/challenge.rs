@@ -58,6 +58,8 @@ pub(super) struct Question {
 struct Doubted {
     /// Groups doubted now, with the ballot version and the time an answer may take.
     groups: BTreeMap<GroupNumber, (Uuid, i32, Duration)>,
+    /// The holder's incarnation, as the ballot names it.
+    incarnation: u64,
     /// The challenge under way.
     asked: Option<Asked>,
     repeat_at: Now,
@@ -95,11 +97,12 @@ impl Challenges {
         cx: &mut Context<'_>,
         peer: NodeId,
         group: GroupNumber,
-        about: (Uuid, i32),
+        about: (Uuid, i32, u64),
         patience: Duration,
     ) {
         let doubted = self.doubted.entry(peer).or_default();
         doubted.groups.insert(group, (about.0, about.1, patience));
+        doubted.incarnation = doubted.incarnation.max(about.2);
         if doubted.asked.is_none() && cx.now >= doubted.repeat_at && cx.facts.usable() {
             self.ask(cx, peer);
         }
@@ -113,8 +116,7 @@ impl Challenges {
     }
 
     fn ask(&mut self, cx: &mut Context<'_>, peer: NodeId) {
-        let (Some(doubted), Some(own)) = (self.doubted.get_mut(&peer), cx.facts.incarnation()) else { return };
-        let known = cx.facts.peers.get(&peer).and_then(|peer| peer.known).map_or(0, |known| known.0);
+        let Some(doubted) = self.doubted.get_mut(&peer) else { return };
         let nonce = cx.random.next();
         let patience = doubted.groups.values().map(|(_, _, patience)| *patience).max().unwrap_or_default();
         let groups: BTreeMap<_, _> = doubted.groups.iter().map(|(group, (uuid, v, _))| (*group, (*uuid, *v))).collect();
@@ -122,13 +124,12 @@ impl Challenges {
             format: FORMAT,
             uuid: Uuid([0; 16]).to_bytes(),
             nonce,
-            incarnation: known,
+            incarnation: doubted.incarnation,
             doubts: groups
                 .values()
                 .map(|(uuid, version)| Doubt { group: uuid.to_bytes(), version: *version })
                 .collect(),
         });
-        let _ = own;
         doubted.asked = Some(Asked { nonce, record, groups, patience, since: None, last_look: false });
         self.write(cx, peer, true);
         let answer = path::answer(peer.0, cx.config.node.0);

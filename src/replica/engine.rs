@@ -239,6 +239,18 @@ impl Engine {
         self.step(message);
     }
 
+    /// Everything up to `index`, which the log holds, is known to be committed.
+    pub(super) fn learn_commit(&mut self, leader: NodeId, index: u64) {
+        assert!(index <= self.last(), "committed beyond the log: index={index}");
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgHeartbeat);
+        message.from = leader.0;
+        message.to = self.node.0;
+        message.term = self.term();
+        message.commit = index;
+        self.step(message);
+    }
+
     /// A peer began a new life: what it acknowledged before means nothing.
     pub(super) fn reset_progress(&mut self, peer: NodeId) {
         if !self.is_leader() {

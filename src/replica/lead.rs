@@ -318,8 +318,11 @@ impl Replica {
             }
         }
         let needed = leader.reads.back().map_or(0, |read| read.fence);
+        // An append that turned out to be in the WAL already confirms no fence: nothing that was issued may be left to
+        // wait for.
+        let unasked = needed > leader.writer.fences() || (leader.writer.in_flight() == 0 && leader.checks == 0);
         let quiet = leader.retry_at.is_none() && cx.facts.usable();
-        if needed > leader.writer.fences() && leader.checks < CHECKS_IN_FLIGHT && quiet {
+        if needed > leader.confirmed && unasked && leader.checks < CHECKS_IN_FLIGHT && quiet {
             leader.checks += 1;
             let fence = leader.writer.fence();
             let check = Op::Check { path: self.paths.ballot(), version: leader.won.seen.version };

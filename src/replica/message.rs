@@ -138,7 +138,8 @@ pub(super) fn judge(message: &Message, peer: NodeId, own: NodeId, engine: &Engin
         // Beyond the log's end raft-rs panics; the leader has not heard yet that this incarnation has less.
         MessageType::MsgHeartbeat if message.commit > last && from_leader(message, holder) => return Judgement::Short,
         MessageType::MsgHeartbeat => from_leader(message, holder),
-        MessageType::MsgAppendResponse => message.index <= last,
+        // A hint beyond the rejected index is none that raft-rs gives, and it counts on from there.
+        MessageType::MsgAppendResponse => message.index <= last && message.reject_hint <= message.index,
         MessageType::MsgHeartbeatResponse => message.commit <= last,
         // Votes are ZooKeeper's, snapshots the archive's, reads and transfers go other ways.
         _ => false,

@@ -301,8 +301,9 @@ impl Core {
         for (group, replica) in &mut self.replicas {
             for (peer, doubt) in replica.take_doubts() {
                 match doubt {
-                    Some((uuid, version, patience)) => {
-                        self.challenges.doubt(context!(self, now, out), peer, *group, (uuid, version), patience);
+                    Some((uuid, version, incarnation, patience)) => {
+                        let about = (uuid, version, incarnation);
+                        self.challenges.doubt(context!(self, now, out), peer, *group, about, patience);
                     }
                     None => self.challenges.trust(peer, *group),
                 }
@@ -337,20 +338,7 @@ impl Core {
     fn link(&mut self, now: Now, peer: NodeId, event: LinkEvent, out: &mut Vec<Effect>) {
         let known = self.facts.peers.entry(peer).or_default();
         match event {
-            LinkEvent::Up { incarnation } => {
-                known.meet(incarnation);
-                if known.known != Some(incarnation) {
-                    return;
-                }
-                known.link = Some(incarnation);
-                known.heard = now;
-                known.armed = true;
-                // A newer life than the ballot's may have been met.
-                self.each(now, out, |r, cx| {
-                    r.greet(cx, peer);
-                    r.consider(cx);
-                });
-            }
+            LinkEvent::Up { incarnation } => self.linked(now, peer, incarnation, out),
             LinkEvent::Down => {
                 known.link = None;
                 self.touched.extend(self.replicas.keys());
@@ -364,6 +352,27 @@ impl Core {
             }
             LinkEvent::Message(bytes) => self.message(now, peer, bytes, out),
         }
+    }
+
+    /// A handshake is complete.
+    fn linked(&mut self, now: Now, peer: NodeId, incarnation: Incarnation, out: &mut Vec<Effect>) {
+        // What raft-rs has to say so far is for the life before: a heartbeat whose commit index rests on what that life
+        // acknowledged would make a new one commit entries of its own.
+        self.each(now, out, |r, cx| r.pump(cx));
+        let known = self.facts.peers.entry(peer).or_default();
+        known.meet(incarnation);
+        if known.known != Some(incarnation) {
+            return;
+        }
+        known.link = Some(incarnation);
+        known.heard = now;
+        known.armed = true;
+        self.each(now, out, |r, cx| {
+            r.greeted(peer);
+            r.greet(cx, peer);
+            // A newer life than the ballot's may have been met.
+            r.consider(cx);
+        });
     }
 
     fn message(&mut self, now: Now, peer: NodeId, bytes: Bytes, out: &mut Vec<Effect>) {

@@ -240,7 +240,7 @@ impl Registry {
                 Self::call(cx, Call::Cluster, Request::Get { path: "/".to_owned(), watch: false });
                 None
             }
-            (Call::Exists, Outcome::Refused(_)) => {
+            (Call::Exists, Outcome::Refused(refusal)) if refusal.reason == Reason::NoNode => {
                 Some(News::Stop(NodeError::NoSuchCluster { path: path::NODES.to_owned() }))
             }
             (Call::Cluster, Outcome::Ok(Reply::Data(Some((bytes, _))))) => self.cluster(cx, &bytes),
@@ -250,7 +250,9 @@ impl Registry {
                 self.registered(cx, version)
             }
             // Lost a race, or an earlier attempt of our own won it: the nonce tells.
-            (Call::Register, Outcome::Refused(_)) => {
+            (Call::Register, Outcome::Refused(refusal))
+                if matches!(refusal.reason, Reason::BadVersion | Reason::NodeExists | Reason::NoNode) =>
+            {
                 Self::call(cx, Call::Read, Request::Get { path: path::node(node), watch: false });
                 None
             }
@@ -264,6 +266,11 @@ impl Registry {
                 None
             }
             (Call::Peer(peer), Outcome::Ok(Reply::Data(data))) => self.read_peer(cx, peer, data),
+            (Call::Peer(_), Outcome::Unknown(_)) => {
+                // Whom to link to must not wait for the poll.
+                self.polled = Now(cx.now.0.saturating_sub(cx.config.poll)) + super::replica::RETRY;
+                None
+            }
             (Call::Watch | Call::Live | Call::LiveAgain | Call::Peer(_) | Call::PeerWatch(_), _) => None,
             // Unknown, or a server that has not seen the cluster yet.
             (Call::Exists | Call::Cluster | Call::Read | Call::Register, _) => {

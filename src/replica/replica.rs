@@ -128,12 +128,13 @@ pub(super) struct Replica {
     pub(super) due: Now,
     doubts: Vec<DoubtChange>,
     told_voters: bool,
+    doubting: bool,
     /// Ballot version and progress last told in a beat.
     told_progress: Option<(i32, u64)>,
 }
 
 /// A holder doubted, with group, ballot version and patience; or no longer doubted.
-type DoubtChange = (NodeId, Option<(Uuid, i32, Duration)>);
+type DoubtChange = (NodeId, Option<(Uuid, i32, u64, Duration)>);
 
 impl Replica {
     pub(super) fn new(number: GroupNumber, name: String, local: Option<LocalGroup>, applied: u64) -> Self {
@@ -173,6 +174,7 @@ impl Replica {
             due: Now::default(),
             doubts: Vec::new(),
             told_voters: false,
+            doubting: false,
             told_progress: None,
         }
     }
@@ -201,11 +203,13 @@ impl Replica {
     pub(super) fn doubt(&mut self, cx: &Context<'_>, holder: NodeId) {
         let (Some(uuid), Some(seen)) = (self.uuid(), &self.seen) else { return };
         let patience = self.suspicion.timeout(cx.config, cx.facts);
-        self.doubts.push((holder, Some((uuid, seen.version, patience))));
+        self.doubting = true;
+        self.doubts.push((holder, Some((uuid, seen.version, seen.ballot.incarnation, patience))));
     }
 
     /// Nobody is doubted any more.
     pub(super) fn trust_all(&mut self) {
+        self.doubting = false;
         if let Some(identity) = &self.identity {
             self.doubts.extend(identity.voters.iter().map(|voter| (*voter, None)));
         }
@@ -456,7 +460,7 @@ impl Replica {
 
     /// The holder's core gave a sign of life.
     fn heard(&mut self, cx: &Context<'_>) {
-        if cx.now.since(self.suspicion.last_heard()) >= self.suspicion.timeout(cx.config, cx.facts) {
+        if self.doubting {
             self.trust_all();
         }
         self.suspicion.heard(cx.now);
@@ -627,10 +631,11 @@ impl Replica {
         let settled = self.applied.min(engine.persisted());
         let log = engine.log_mut();
         log.shrink(settled, cx.config.log_cache_bytes);
-        let base = log.base().index;
+        let (base, last) = (log.base().index, log.last().index);
         let requests = log.requests.get_mut();
-        if requests.fetch.as_ref().is_some_and(|wanted| !wanted.asked && wanted.low <= base) {
-            // Compacted since raft-rs asked: it is to ask again, and learns so.
+        let gone = |wanted: &super::log::Wanted| !wanted.asked && (wanted.low <= base || wanted.high > last + 1);
+        if requests.fetch.as_ref().is_some_and(gone) {
+            // Compacted or truncated since raft-rs asked: it is to ask again, and learns so.
             engine.on_fetched(Vec::new());
             return self.pump(cx);
         }

@@ -214,7 +214,12 @@ impl Replica {
     pub(super) fn lost(&mut self, cx: &mut Context<'_>) {
         let timeout = self.suspicion.timeout(cx.config, cx.facts);
         self.suspicion.back_off(cx, timeout);
-        self.follow(cx);
+        // A restore whose end was ordered cannot be called off: the machine will be at the snapshot. What was read is
+        // right all the same, so it goes on as an observer's.
+        match &mut self.phase {
+            Phase::Restoring(restoring) if restoring.is_finishing() => restoring.demote(),
+            _ => self.follow(cx),
+        }
     }
 
     /// This leadership was fenced: step down at once, before anything else is reported to raft-rs.
@@ -265,7 +270,9 @@ impl Replica {
         won.report.replay = cx.now.since(won.stage);
         won.stage = cx.now;
         let term = won.seen.ballot.term;
-        if !self.ready_to_lead || !engine.stand(term) {
+        // A node on its way out must not take a group it will not serve.
+        let leaving = cx.facts.shutting_down || self.handing_over;
+        if leaving || !self.ready_to_lead || !engine.stand(term) {
             engine.follow(term);
             return self.resign(cx, won.seen, "this node may not lead now", None);
         }

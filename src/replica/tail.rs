@@ -75,8 +75,8 @@ impl Replica {
     pub(super) fn tail_outcome(&mut self, cx: &mut Context<'_>, call: Call, outcome: Outcome) {
         let Some(uuid) = self.uuid() else { return };
         let Phase::Follower(tailing) = &mut self.phase else { return };
-        let Some(place) = tailing.place else { return };
         tailing.outstanding = false;
+        let Some(place) = tailing.place else { return };
         tailing.retry_at = Some(cx.now + RETRY);
         match (call, outcome) {
             (Call::Next, Outcome::Ok(Reply::Data(Some((bytes, _))))) => {
