@@ -90,10 +90,10 @@ async fn the_same_node_is_not_started_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_waits_for_zookeeper_says_so_and_can_be_ended() {
     let dir = tempfile::tempdir().expect("temporary folders can be made");
-    let mut waiting = node(dir.path());
+    let waiting = node(dir.path());
     // Nobody listens there.
-    waiting.start(&format!("zk://{}/x", address()));
-    let process = waiting.process.take().expect("it was started");
+    let command = waiting.command(&format!("zk://{}/x", address())).args(["--log-format", "json"]);
+    let process = command.log(dir.path().join("log")).spawn().expect("the program starts");
     let status = loop {
         process.check_running().expect("it waits");
         if let Some(answer) = ask(waiting.http, "GET", "/status", b"").await {
@@ -109,6 +109,10 @@ async fn a_node_that_waits_for_zookeeper_says_so_and_can_be_ended() {
     process.terminate().expect("it runs");
     let status = tokio::time::timeout(crate::pair::PATIENCE, process.wait()).await.expect("it ends");
     assert!(status.success(), "{status}: {}", process.log_tail());
+    let log = std::fs::read_to_string(dir.path().join("log")).expect("it logged");
+    let is_json =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line["level"].is_string());
+    assert!(log.lines().count() > 0 && log.lines().all(is_json), "every line of the log is JSON: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

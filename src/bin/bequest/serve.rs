@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use super::http::{self, Service};
 use super::options::Serve;
 
+/// How long a clean end may take in sum; what is not done then ends as by a crash, which loses nothing.
+const END_LIMIT: Duration = Duration::from_secs(6);
 /// How long answers that are under way may take to leave when the node has ended.
 const ANSWERS_LIMIT: Duration = Duration::from_millis(500);
 
@@ -40,13 +42,19 @@ pub(crate) async fn serve(options: Serve) -> Result<()> {
     let node = tokio::select! {
         started = start(&options, &http, &service) => started?,
         // Whatever was begun ends with the future.
-        () = &mut told => return Ok(()),
+        () = &mut told => {
+            tracing::info!("told to end before it served");
+            return Ok(());
+        }
     };
     tracing::info!(node = options.node, group = options.place.group, %http, "serving");
     let outcome = tokio::select! {
         () = &mut told => {
             tracing::info!("told to end, handing over");
-            node.shutdown().await
+            tokio::time::timeout(END_LIMIT, node.shutdown()).await.unwrap_or_else(|_| {
+                tracing::warn!(limit = ?END_LIMIT, "a clean end is taking too long, ending at once");
+                Ok(())
+            })
         }
         ended = node.ended() => ended,
     };
