@@ -13,9 +13,11 @@ mod lead;
 mod log;
 mod message;
 mod publish;
+mod reading;
 mod registry;
 #[expect(clippy::module_inception, reason = "the noun of this folder, beside its parts")]
 mod replica;
+mod restoring;
 pub mod status;
 mod succession;
 mod suspicion;

@@ -9,7 +9,6 @@ use bequest_recovery::path::GroupPaths;
 use bequest_recovery::record::{self, Ballot, Limits, Pointer, Testimony, Uuid};
 use bytes::Bytes;
 
-use super::birth::{Reading, Restoring};
 use super::challenge::Verdict;
 use super::context::{Context, Owner};
 use super::engine::{is_witness, Engine};
@@ -18,6 +17,8 @@ use super::event::{
 };
 use super::lead::Leader;
 use super::message::{Body, Envelope, GroupVersion, RaftBytes};
+use super::reading::Reading;
+use super::restoring::Restoring;
 use super::status::{GroupStatus, Role, SuccessionReport};
 use super::succession::{Resigning, Sealing};
 use super::suspicion::Suspicion;
