@@ -1,4 +1,37 @@
-//! Bequest: a two-node replicated state machine that survives repeated death.
+//! A replicated state machine that goes on while one node of two lives, and is rebuilt when both lose everything: Raft
+//! whose log is also in ZooKeeper.
+//!
+//! A [`Node`] hosts replicas of groups; a [`Group`] is one of them, moved by a [`StateMachine`] of yours or by the
+//! library's key-value store. What [`Group::propose`] acknowledges is never lost while ZooKeeper keeps its data.
+//!
+//! ```no_run
+//! use bequest::{Node, Role};
+//!
+//! # async fn example(machine: impl bequest::StateMachine) -> Result<(), Box<dyn std::error::Error>> {
+//! let node = Node::builder(1)
+//!     .keeper("zk://zoo1:2181,zoo2:2181,zoo3:2181/shop")
+//!     .listen("10.0.0.1:7001")
+//!     .data_dir("/var/lib/shop")
+//!     .open()
+//!     .await?;
+//! // Once for a group, by anybody; nothing else ever creates one.
+//! node.bootstrap("orders", &[1, 2]).await?;
+//! let group = node.join("orders", machine).await?;
+//! group.watch_status().wait_for(|status| status.role == Role::Leader).await;
+//! let answer = group.propose("a command").await?;
+//! # drop(answer);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Each error says whether something may have been done, and what to do next; `Unknown` is never success and never
+//! failure. To try again safely use a [`Session`]: its requests take effect once, also across failovers.
+//!
+//! Limits: 1 to [`VOTERS_MAX`] nodes in a group, commands of at most [`PROPOSAL_BYTES_MAX`] bytes, and states that fit
+//! into ZooKeeper's memory ([`default_limits`]). All calls are async and want a tokio runtime; the node's own threads
+//! and sockets do not depend on it.
+//!
+//! Without the feature `node` only the pure core remains: no threads, sockets, disk or clock.
 #![forbid(unsafe_code)]
 
 pub mod apply;

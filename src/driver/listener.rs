@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use super::frame::FrameError;
 use super::handshake::{self, read_hello, HandshakeError, Welcome};
 use super::peers::{Peers, HANDSHAKE_LIMIT};
+use crate::replica::event::{Incarnation, NodeId};
 
 // Connections that have not said yet who they are, in all and from one address. A node needs a handful at a time.
 const STRANGERS_MAX: usize = 64;
@@ -35,39 +37,44 @@ pub(super) async fn listen(peers: Peers, listener: TcpListener) {
         };
         let peers = peers.clone();
         tokio::spawn(async move {
-            let result = timeout(HANDSHAKE_LIMIT, welcome(&peers, stream)).await;
+            let mut stream = stream;
+            let result = timeout(HANDSHAKE_LIMIT, welcome(&peers, &mut stream)).await;
             drop(stranger);
-            if let Err(error) = result.unwrap_or(Err(HandshakeError::Deadline)) {
-                if error.is_bad_frame() {
-                    peers.shared.counters.count_bad_frame();
+            // Counted before the connection is closed: whoever sees it closed finds it counted.
+            match result.unwrap_or(Err(HandshakeError::Deadline)) {
+                Ok(Some((peer, incarnation))) => drop(peers.establish(peer, incarnation, stream)),
+                Ok(None) => {}
+                Err(error) => {
+                    if error.is_bad_frame() {
+                        peers.shared.counters.count_bad_frame();
+                    }
+                    tracing::debug!(%address, %error, "peer connection closed");
                 }
-                tracing::debug!(%address, %error, "peer connection closed");
             }
         });
     }
 }
 
-async fn welcome(peers: &Peers, mut stream: TcpStream) -> Result<(), HandshakeError> {
-    use super::frame::FrameError;
+/// Answers whoever connected; returns whom there is to be a link with.
+async fn welcome(peers: &Peers, stream: &mut TcpStream) -> Result<Option<(NodeId, Incarnation)>, HandshakeError> {
     stream.set_nodelay(true).map_err(FrameError::Ended)?;
-    let hello = read_hello(&mut stream).await?;
+    let hello = read_hello(stream).await?;
     let (me, nonce, identity) = (peers.shared.me, peers.shared.nonce, peers.identity());
     if hello.is_probe() {
-        return handshake::write(&mut stream, &Welcome::new(me, nonce, identity, None)).await;
+        handshake::write(stream, &Welcome::new(me, nonce, identity, None)).await?;
+        return Ok(None);
     }
     let (peer, incarnation) = (hello.node(), hello.incarnation());
     let objection = hello.objection(me, identity).or_else(|| {
         let takes = peers.would_establish(peer, incarnation);
         (!takes).then_some("an incarnation that has ended")
     });
-    handshake::write(&mut stream, &Welcome::new(me, nonce, identity, objection)).await?;
     if let Some(objection) = objection {
         peers.shared.counters.count_handshake_refused();
         tracing::debug!(peer = peer.0, objection, "link refused");
-        return Ok(());
     }
-    peers.establish(peer, incarnation, stream);
-    Ok(())
+    handshake::write(stream, &Welcome::new(me, nonce, identity, objection)).await?;
+    Ok(objection.is_none().then_some((peer, incarnation)))
 }
 
 /// Counts connections that have not said who they are.

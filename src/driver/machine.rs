@@ -4,6 +4,7 @@
 //! chunk, while the old state stays in force.
 
 use std::collections::VecDeque;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -103,7 +104,7 @@ impl Machine {
             match Applier::recover(machine) {
                 Ok(mut applier) => {
                     if tell_recovered.send(Ok(applier.applied())).is_ok() {
-                        let mut worker = Worker::new(group, inbox.clone(), &receiver);
+                        let worker = Worker::new(group, inbox.clone(), &receiver);
                         // An assertion that fails must not leave a leader behind whose machine is gone.
                         let ended = catch_unwind(AssertUnwindSafe(|| worker.run(&mut applier)));
                         if ended.is_err() {

@@ -109,7 +109,7 @@ fn run(driver: Driver) {
         let message = "an assertion failed, see standard error".to_owned();
         NodeState::Failed(NodeError::Internal { message })
     });
-    raft.end();
+    raft.end(&end);
     match &end {
         NodeState::Failed(error) => tracing::error!(%error, "node stopped"),
         _ => goodbye(runtime.handle()),
@@ -355,10 +355,22 @@ impl RaftThread<'_> {
         }
     }
 
-    /// Ends the apply threads and drops everybody who waits.
-    fn end(self) {
+    /// Ends the apply threads, says so in every status, and drops everybody who waits.
+    fn end(self, end: &NodeState) {
         for group in self.groups.values() {
             group.machine.give(MachineJob::Stop);
+            let mut status = group.status.borrow().clone().unwrap_or_else(unknown_status);
+            status.role = Role::Stopped;
+            status.mode = Mode::Fenced;
+            status.leader = None;
+            match end {
+                NodeState::Failed(error) => {
+                    status.reason = error.to_string();
+                    status.stopped.get_or_insert(GroupError::Failed { message: error.to_string() });
+                }
+                _ => status.reason = "the node is shut down".to_owned(),
+            }
+            group.status.send_replace(Some(status));
         }
     }
 }

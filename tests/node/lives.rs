@@ -1,89 +1,10 @@
-//! Real nodes in one process, on a real ZooKeeper.
+//! Lives and deaths of two nodes.
 
-use std::time::Duration;
-
-use bequest::{default_limits, BootstrapError, Bootstrapped, Group, JoinError, Node, OpenError, Role};
-use bequest_harness::{free_port, ZooKeeperServer};
-use bequest_storage::{KvAnswer, KvCommand, KvQuery, StorageError};
+use bequest::{BootstrapError, Bootstrapped, JoinError};
+use bequest_storage::{KvCommand, KvQuery};
 use prost::Message;
 
-type TestResult = Result<(), Box<dyn std::error::Error>>;
-
-const LIMIT: Duration = Duration::from_secs(30);
-
-struct World {
-    server: ZooKeeperServer,
-    scratch: tempfile::TempDir,
-    ports: [u16; 2],
-}
-
-impl World {
-    async fn start() -> Result<Self, Box<dyn std::error::Error>> {
-        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
-        let server = ZooKeeperServer::builder().start().await?;
-        let ports = [free_port([127, 0, 0, 1].into())?, free_port([127, 0, 0, 1].into())?];
-        Ok(Self { server, scratch: tempfile::tempdir()?, ports })
-    }
-
-    fn address(&self) -> String {
-        format!("zk://{}/world", self.server.address())
-    }
-
-    async fn open(&self, id: u64) -> Result<Node, OpenError> {
-        let port = self.ports[usize::try_from(id - 1).expect("one or two")];
-        Node::builder(id)
-            .keeper(self.address())
-            .listen(format!("127.0.0.1:{port}"))
-            .data_dir(self.scratch.path().join(id.to_string()))
-            .open()
-            .await
-    }
-
-    async fn bootstrap(&self) -> Result<Bootstrapped, BootstrapError> {
-        bequest::bootstrap(&self.address(), "orders", &[1, 2], default_limits()).await
-    }
-
-    async fn node(&self, id: u64) -> Result<(Node, Group), Box<dyn std::error::Error>> {
-        let began = std::time::Instant::now();
-        let node = loop {
-            match self.open(id).await {
-                // A node that was just dropped is about to let go of it.
-                Err(OpenError::Storage(StorageError::InUse { .. })) if began.elapsed() < LIMIT => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                opened => break opened?,
-            }
-        };
-        let group = node.join_key_value("orders").await?;
-        Ok((node, group))
-    }
-}
-
-async fn leads(group: &Group) {
-    let leads = async { drop(group.watch_status().wait_for(|status| status.role == Role::Leader).await) };
-    if tokio::time::timeout(LIMIT, leads).await.is_err() {
-        panic!("does not lead within {LIMIT:?}: {:#?}", group.status());
-    }
-}
-
-async fn put(group: &Group, key: &str, value: &str) -> Result<(), bequest::ProposeError> {
-    let command = KvCommand::put(key.to_owned(), value.to_owned()).encode_to_vec();
-    group.propose(command).await.map(drop)
-}
-
-async fn get(group: &Group, key: &str) -> Result<Option<String>, Box<dyn std::error::Error>> {
-    let answer = group.read(KvQuery::get(key.to_owned()).encode_to_vec()).await?;
-    Ok(value(&answer)?)
-}
-
-fn value(answer: &[u8]) -> Result<Option<String>, prost::DecodeError> {
-    use bequest_storage::kv_answer::Answer;
-    let answer = KvAnswer::decode(answer)?;
-    Ok(match answer.answer {
-        Some(Answer::Value(found)) => found.value.map(|value| String::from_utf8_lossy(&value).into_owned()),
-        other => panic!("a get is answered with a value: {other:?}"),
-    })
-}
+use crate::world::{get, leads, put, value, TestResult, World, LIMIT};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lone_node_of_two_serves_and_its_successor_has_everything() -> TestResult {
