@@ -389,6 +389,13 @@ impl ZooModel {
         }
     }
 
+    /// Lets an enforced quota be exhausted below one znode: nothing can be created there. `None` lifts it.
+    pub fn exhaust_quota(&mut self, prefix: Option<&str>) {
+        for tree in self.servers.iter_mut().map(|server| &mut server.tree).chain([&mut self.head]) {
+            tree.limit(prefix);
+        }
+    }
+
     /// An operator's hand: overwrites a znode, or removes it with everything below it (`None`).
     pub fn tamper(&mut self, path: &str, data: Option<Bytes>) {
         self.zxid += 1;

@@ -241,9 +241,11 @@ impl World {
             process.frozen.push(Happening::MachineJob(pid, group));
             return;
         }
+        let fails = self.chance(self.mix.snapshot_fails);
+        let Some(process) = self.processes.get_mut(&pid) else { return };
         let host = &mut process.replicas[group].host;
         let before = host.applied();
-        let output = host.work();
+        let output = host.work(fails);
         let after = host.applied();
         self.check_applied(pid, group, before, after, &output);
         self.machine_output(pid, group, output);

@@ -1,8 +1,10 @@
 //! Faults: what is drawn, what it breaks, and when it ends.
 
 use bequest::replica::event::{Event, MachineEvent};
+use bequest_recovery::path::GroupPaths;
 use rand::Rng;
 
+use crate::genesis;
 use crate::keeper::Silence;
 use crate::mix::{self, MILLI, SECOND};
 use crate::network::Block;
@@ -22,6 +24,8 @@ pub enum Fault {
     Lag(usize),
     /// Packets from one node to another do not arrive.
     Block(u64, u64),
+    /// Nothing can be created for a group.
+    Quota,
     /// A state machine is not ready to lead.
     Veto(Pid),
 }
@@ -62,6 +66,12 @@ impl World {
                 let server = self.rng.random_range(0..self.zoo.servers());
                 self.keepers.lagging.insert(server);
                 self.after(spell, Happening::End(Fault::Lag(server)));
+            }
+            (Quota, _) => {
+                let group = self.rng.random_range(0..self.groups.len());
+                self.zoo.exhaust_quota(Some(&format!("{}/", GroupPaths::new(&genesis::name(group)).genesis())));
+                self.counts.one("quota exhausted");
+                self.after(spell, Happening::End(Fault::Quota));
             }
             (Partition | OneWay | Reject | Unlink, _) => self.between_nodes(fault, spell),
             (Twin, _) => self.start_twin(),
@@ -245,6 +255,7 @@ impl World {
             }
             Fault::Outage => self.keepers.down = false,
             Fault::Veto(pid) => self.set_ready(pid, true),
+            Fault::Quota => self.zoo.exhaust_quota(None),
             Fault::Lag(server) => {
                 self.keepers.lagging.remove(&server);
                 self.pump();
@@ -264,6 +275,7 @@ impl World {
         self.keepers.isolated.clear();
         self.keepers.lagging.clear();
         self.keepers.down = false;
+        self.zoo.exhaust_quota(None);
         for pid in self.pids() {
             let Some(process) = self.processes.get(&pid) else { continue };
             if process.place.host != 0 || process.shutting_down {

@@ -97,10 +97,16 @@ impl Host {
         self.upload.take_if(|current| current.number == upload);
     }
 
-    /// Does the oldest job.
-    pub fn work(&mut self) -> Vec<Output> {
+    /// Does the oldest job; a snapshot may fail.
+    pub fn work(&mut self, fails: bool) -> Vec<Output> {
         let Some(job) = self.jobs.pop_front() else { return Vec::new() };
-        let mut output = self.carry_out(job);
+        let mut output = match job {
+            Job::Take { upload, .. } if fails => {
+                let message = "the machine has a bad moment".to_owned();
+                vec![Output::Event(MachineEvent::SnapshotFailed { upload, message })]
+            }
+            job => self.carry_out(job),
+        };
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         // What an apply did comes before its answers, as it does for a client that looks at once.
         let mut all: Vec<Output> = window.took.drain(..).map(Output::Took).collect();

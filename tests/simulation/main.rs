@@ -88,6 +88,7 @@ fn every_seed_keeps_the_invariants() {
                 let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                 found.0.merge(&counts);
                 if let Err(what) = result {
+                    eprintln!("{}", complaint(seed, &what));
                     found.1.push(complaint(seed, &what));
                 }
             });

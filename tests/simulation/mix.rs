@@ -71,6 +71,8 @@ pub struct Weights {
     pub shut_down: u32,
     /// A state machine is not ready to lead for a while.
     pub veto: u32,
+    /// ZooKeeper refuses to create anything for a group for a while.
+    pub quota: u32,
 }
 
 /// A kind of run.
@@ -111,6 +113,8 @@ pub struct Mix {
     pub stale: u32,
     /// Per 10,000 steps of a core: killed after a part of the step's effects.
     pub killed_in_step: u32,
+    /// Per 10,000 snapshots a state machine is asked for: failed.
+    pub snapshot_fails: u32,
     /// Per 10,000 requests to ZooKeeper: given up early, though they may be served later.
     pub given_up: u32,
     /// The group's limits.
@@ -144,6 +148,7 @@ const ROUGH: Weights = Weights {
     hand_over: 3,
     shut_down: 2,
     veto: 2,
+    quota: 1,
 };
 
 const NOTHING: Weights = Weights {
@@ -168,6 +173,7 @@ const NOTHING: Weights = Weights {
     hand_over: 0,
     shut_down: 0,
     veto: 0,
+    quota: 0,
 };
 
 const TWO: Mix = Mix {
@@ -193,6 +199,7 @@ const TWO: Mix = Mix {
     reordered: 100,
     stale: 300,
     killed_in_step: 20,
+    snapshot_fails: 200,
     given_up: 50,
     wal_bytes: 8 * 1024,
     wal_segments: 40,
@@ -296,6 +303,7 @@ pub const QUIET: Mix = Mix {
     reordered: 0,
     stale: 0,
     killed_in_step: 0,
+    snapshot_fails: 0,
     given_up: 0,
     ..TWO
 };
@@ -319,7 +327,7 @@ pub fn of_seed(seed: u64) -> &'static Mix {
 
 impl Weights {
     /// All of them by name, to be drawn from.
-    pub fn list(&self) -> [(Fault, u32); 21] {
+    pub fn list(&self) -> [(Fault, u32); 22] {
         use Fault::*;
         [
             (Kill, self.kill),
@@ -343,6 +351,7 @@ impl Weights {
             (HandOver, self.hand_over),
             (ShutDown, self.shut_down),
             (Veto, self.veto),
+            (Quota, self.quota),
         ]
     }
 }
@@ -371,4 +380,5 @@ pub enum Fault {
     HandOver,
     ShutDown,
     Veto,
+    Quota,
 }

@@ -141,6 +141,18 @@ fn an_acl_denies_reading_writing_checking_and_what_is_done_to_children() {
 }
 
 #[test]
+fn an_exhausted_quota_refuses_what_is_created_and_nothing_else() {
+    let (mut zoo, session) = ensemble(1);
+    assert_eq!(multi(&mut zoo, session, &[create("/a/b", "")]), DONE);
+    zoo.exhaust_quota(Some("/a/"));
+    assert_eq!(multi(&mut zoo, session, &[create("/a/c", "")]), refused(0, Reason::QuotaExceeded));
+    assert_eq!(multi(&mut zoo, session, &[create("/a/b", "")]), refused(0, Reason::NodeExists));
+    assert_eq!(multi(&mut zoo, session, &[create("/c", ""), set("/a", "", 0), delete("/a/b", None)]), DONE);
+    zoo.exhaust_quota(None);
+    assert_eq!(multi(&mut zoo, session, &[create("/a/c", "")]), DONE);
+}
+
+#[test]
 fn versions_count_changes_and_transactions_are_named_by_their_numbers() {
     let (mut zoo, session) = ensemble(1);
     let (_, born) = data(&mut zoo, session, "/a").expect("exists");

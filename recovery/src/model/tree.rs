@@ -57,6 +57,7 @@ pub(super) struct Touched {
 pub struct Tree {
     nodes: BTreeMap<String, Znode>,
     denied: BTreeSet<String>,
+    quota: Option<String>,
 }
 
 /// The znode above `path`; `None` for the chroot, whose parent is none of ours.
@@ -102,6 +103,14 @@ impl Tree {
     /// Whether an ACL denies everything at this znode.
     pub fn denied(&self, path: &str) -> bool {
         self.denied.contains(path)
+    }
+
+    pub(super) fn limit(&mut self, prefix: Option<&str>) {
+        self.quota = prefix.map(str::to_owned);
+    }
+
+    fn exhausted(&self, path: &str) -> bool {
+        self.quota.as_ref().is_some_and(|prefix| path.starts_with(prefix.as_str()))
     }
 
     pub(super) fn deny(&mut self, path: &str, denied: bool) {
@@ -187,6 +196,9 @@ impl Tree {
                 }
                 if self.nodes.contains_key(path) {
                     return Err(Reason::NodeExists);
+                }
+                if self.exhausted(path) {
+                    return Err(Reason::QuotaExceeded);
                 }
                 Ok(())
             }
