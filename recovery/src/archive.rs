@@ -3,6 +3,10 @@
 //! One activity at a time: list what is there, upload a snapshot, or sweep. An upload goes chunks, manifest, pointer;
 //! only the pointer makes a snapshot one that may be restored, and it moves once every new chunk was read back. A crash
 //! anywhere before leaves chunks and a manifest that the next sweep collects. Everything carries the fence.
+//!
+//! Chunks are named by their content, so a name that was collected may come back. A copy of a deletion that ZooKeeper
+//! still holds after its outcome is known would then delete what a later upload needs: what a sweep collects therefore
+//! also checks the version of the chunks' parent, and a sweep is over only once that version has moved on.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -54,7 +58,11 @@ enum Kind {
     ReplaceManifest,
     Pointer,
     ReadPointer,
+    /// Reads the version of the chunks' parent.
+    Epoch,
     Delete,
+    /// Moves that version on.
+    Close,
 }
 
 #[derive(Debug)]
@@ -82,6 +90,10 @@ pub struct Archive {
     manifests: Option<BTreeSet<(u64, u64)>>,
     pins: BTreeMap<u64, (SnapshotName, Duration)>,
     listing: usize,
+    /// Version of the chunks' parent as listed.
+    epoch: i32,
+    /// The sweep under way deletes names that may come back.
+    collected: bool,
     contents: BTreeMap<(u64, u64), BTreeSet<[u8; 32]>>,
     upload: Option<Upload>,
     sweep: Option<VecDeque<Vec<Op>>>,
@@ -112,6 +124,8 @@ impl Archive {
             manifests: None,
             pins: BTreeMap::new(),
             listing: 0,
+            epoch: 0,
+            collected: false,
             contents: BTreeMap::new(),
             upload: None,
             sweep: None,
@@ -226,13 +240,15 @@ impl Archive {
                 let path = self.paths.pointer();
                 self.get(Kind::ReadPointer, path);
             }
+            // An earlier attempt moved it on.
+            (Kind::Close, Reason::BadVersion) => self.sweep = None,
             // Gone already, by an earlier attempt or another hand; or still in use: leave it, do the rest.
-            (Kind::Delete, Reason::NoNode | Reason::NotEmpty | Reason::BadVersion) => {
+            (Kind::Delete, Reason::NoNode | Reason::NotEmpty | Reason::BadVersion) if op > 1 => {
                 let Request::Multi(mut ops) = request else { return };
                 if op < ops.len() {
                     ops.remove(op);
                 }
-                if ops.len() > 1 {
+                if ops.len() > 2 {
                     self.issue(Kind::Delete, Request::Multi(ops));
                 } else {
                     self.delete_next();
@@ -241,9 +257,15 @@ impl Archive {
             (Kind::Delete, reason) => {
                 // What was planned is forgotten: going on with later names would leave a hole. The next leadership
                 // lists anew.
-                self.sweep = None;
+                self.sweep = Some(VecDeque::new());
                 self.swept_out = true;
                 self.events.push(ArchiveEvent::Failed(format!("deletion refused: reason={reason:?}")));
+                self.delete_next();
+            }
+            // What was collected may not come back before this is done.
+            (Kind::Close, _) => {
+                self.again_at = self.now + AGAIN;
+                self.again.push((kind, request));
             }
             (_, reason) => {
                 self.listing = 0;
@@ -254,7 +276,11 @@ impl Archive {
 
     fn give_up(&mut self, why: String) {
         self.upload = None;
-        self.sweep = None;
+        if self.sweep.is_some() {
+            // A sweep is over only once it was closed.
+            self.events.push(ArchiveEvent::Failed(why));
+            return;
+        }
         self.sweep_due = false;
         self.jobs.clear();
         self.again.clear();
@@ -273,13 +299,23 @@ impl Archive {
                 self.issue(Kind::Chunks, children(self.paths.chunks()));
                 self.issue(Kind::Manifests, children(self.paths.manifests()));
                 self.issue(Kind::Pins, children(self.paths.pins()));
-                self.listing = 3;
+                let path = self.paths.chunks();
+                self.get(Kind::Epoch, path);
+                self.listing = 4;
             }
-            (Kind::Chunks | Kind::Manifests | Kind::Pins, _) if self.session != Some(session) => {
+            (Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Epoch, _) if self.session != Some(session) => {
                 // Another session may lag behind the fence: list anew.
                 self.listing = 0;
-                self.jobs.retain(|_, (kind, _)| !matches!(kind, Kind::Chunks | Kind::Manifests | Kind::Pins));
+                let of_listing = |kind: &Kind| {
+                    matches!(kind, Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Pin(_) | Kind::Epoch)
+                };
+                self.jobs.retain(|_, (kind, _)| !of_listing(kind));
+                self.again.retain(|(kind, _)| !of_listing(kind));
                 self.list();
+            }
+            (Kind::Epoch, Reply::Data(data)) => {
+                self.epoch = data.map_or(0, |(_, stat)| stat.version);
+                self.listed();
             }
             (Kind::Chunks, Reply::Children(names)) => {
                 self.chunks = Some(names.unwrap_or_default().iter().filter_map(|name| parse_hash(name)).collect());
@@ -339,6 +375,7 @@ impl Archive {
                 self.pointer_read(data.map(|(bytes, stat)| (bytes, stat.version)));
             }
             (Kind::Delete, Reply::Done) => self.delete_next(),
+            (Kind::Close, Reply::Done) => self.sweep = None,
             (kind, reply) => self.give_up(format!("answer of the wrong kind: {kind:?} {reply:?}")),
         }
     }
@@ -541,7 +578,9 @@ impl Archive {
         let kept = self.kept();
         self.contents.retain(|name, _| kept.contains(name));
         if let (Some(manifests), Some(chunks), false) = (&mut self.manifests, &mut self.chunks, self.swept_out) {
-            batches.extend(sweep::collect(&self.paths, manifests, chunks, &self.contents));
+            let superfluous = sweep::collect(&self.paths, manifests, chunks, &self.contents);
+            self.collected = !superfluous.is_empty();
+            batches.extend(superfluous);
         }
         self.sweep = Some(batches.into());
         self.delete_next();
@@ -549,8 +588,18 @@ impl Archive {
 
     fn delete_next(&mut self) {
         match self.sweep.as_mut().and_then(VecDeque::pop_front) {
-            Some(ops) => self.fenced(Kind::Delete, ops),
-            None => self.sweep = None,
+            Some(ops) => {
+                let mut all = vec![Op::Check { path: self.paths.chunks(), version: self.epoch }];
+                all.extend(ops);
+                self.fenced(Kind::Delete, all);
+            }
+            // Nothing was collected that could come back.
+            None if !self.collected => self.sweep = None,
+            None => {
+                self.collected = false;
+                let close = Op::Set { path: self.paths.chunks(), data: Bytes::new(), version: self.epoch };
+                self.fenced(Kind::Close, vec![close]);
+            }
         }
     }
 }

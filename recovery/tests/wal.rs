@@ -26,6 +26,8 @@ struct World {
     paths: GroupPaths,
     version: i32,
     term: u64,
+    /// Every request so far: any of them may have a copy that ZooKeeper still holds.
+    sent: Vec<Request>,
 }
 
 impl World {
@@ -42,10 +44,11 @@ impl World {
             let registration = Request::Multi(vec![create(&path::node(node), Bytes::new())]);
             assert_eq!(zoo.execute(session, &registration), Outcome::Ok(Reply::Done));
         }
-        Self { zoo, session, paths: GroupPaths::new("g"), version: 0, term: 0 }
+        Self { zoo, session, paths: GroupPaths::new("g"), version: 0, term: 0, sent: Vec::new() }
     }
 
     fn execute(&mut self, request: &Request) -> Outcome {
+        self.sent.push(request.clone());
         self.zoo.execute(self.session, request)
     }
 
@@ -466,6 +469,33 @@ fn chunks_are_stored_once_and_collected_when_no_snapshot_needs_them() {
     let collected = world.paths.chunk(blake3::hash(b"aaaa").as_bytes());
     assert!(world.zoo.head().get(&collected).is_none(), "aaaa belongs to no snapshot any more");
     assert_eq!(world.count(&world.paths.manifests()), 2);
+}
+
+#[test]
+fn a_late_copy_of_a_deletion_cannot_take_what_a_later_upload_brought_back() {
+    let mut world = World::new();
+    let ballot = world.seal(1);
+    let tail = world.tail();
+    let wal = WalName { term: 1, node: 1 };
+    let mut writer = Writer::new(world.paths.clone(), UUID, wal, world.version, tail.last, tail.end);
+    let mut keeping = world.archive(&tail, &ballot);
+    for (round, chunk) in [b"aaaa", b"bbbb", b"cccc", b"aaaa"].into_iter().enumerate() {
+        world.append(&mut writer, 1);
+        if round == 0 {
+            keeping.archive.marked(writer.previous());
+        }
+        keeping.archive.acknowledged(writer.take_done());
+        world.snapshot(&mut keeping, writer.end(), &[&chunk[..]]);
+    }
+    let again = world.paths.chunk(blake3::hash(b"aaaa").as_bytes());
+    let deletes = |request: &&Request| {
+        matches!(request, Request::Multi(ops)
+            if ops.iter().any(|op| matches!(op, Op::Delete { path, .. } if *path == again)))
+    };
+    let late: Vec<Request> = world.sent.iter().filter(deletes).cloned().collect();
+    assert_eq!(late.len(), 1, "collected once");
+    assert_eq!(world.execute(&late[0]), Outcome::Refused(Refusal { op: 1, reason: Reason::BadVersion }));
+    assert!(world.zoo.head().get(&again).is_some(), "the newest snapshot needs it");
 }
 
 #[test]
