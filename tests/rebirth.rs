@@ -58,6 +58,15 @@ async fn nothing_is_lost_on_an_ensemble_whose_leader_dies() {
     assert_eq!(results["succeeded"], true, "{results}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_while_snapshots_are_made_and_the_log_is_trimmed() {
+    let dir = tempfile::tempdir().expect("temporary folders can be made");
+    let small = ["--wal-segments", "300", "--wal-bytes", "1048576", "--state-bytes", "2097152"];
+    let results = rebirth(dir.path(), &[&small[..], &["--steps", "e,c,f,a"]].concat()).await;
+    assert_eq!(results["succeeded"], true, "{results}");
+    assert!(results["snapshot"].as_u64() > Some(0), "snapshots were made: {results}");
+}
+
 /// What `--zookeeper` must name for this installation; `None` for Debian's.
 fn home_of(installation: &Installation) -> Option<String> {
     let debian = Installation::debian().expect("Debian's ZooKeeper is installed");

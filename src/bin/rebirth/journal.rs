@@ -65,12 +65,14 @@ pub(crate) struct Journal {
     pub(crate) events: Vec<Event>,
     /// Steps, in their order.
     pub(crate) steps: Vec<StepRecord>,
+    /// Index of the newest snapshot at the end; 0 if none was made.
+    pub(crate) snapshot: u64,
 }
 
 impl Journal {
     /// An empty journal; `aloud` ones print what they are told.
     pub(crate) fn new(clock: Clock, aloud: bool) -> Self {
-        Self { clock, aloud, events: Vec::new(), steps: Vec::new() }
+        Self { clock, aloud, events: Vec::new(), steps: Vec::new(), snapshot: 0 }
     }
 
     /// Notes an event now.

@@ -64,10 +64,24 @@ pub(crate) struct Status {
     pub(crate) incarnation: u64,
     /// Highest index its state has.
     pub(crate) applied: u64,
+    /// Index of the archive's newest snapshot.
+    pub(crate) snapshot: u64,
+    /// What the log in ZooKeeper holds.
+    pub(crate) wal: Wal,
     /// Proposals it refused as busy.
     pub(crate) busy: u64,
     /// The last succession on it.
     pub(crate) succession: Succession,
+}
+
+/// What the log in ZooKeeper holds.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Wal {
+    /// Bytes of entries.
+    pub(crate) bytes: u64,
+    /// Segments.
+    pub(crate) segments: u64,
 }
 
 /// What a succession took.

@@ -51,6 +51,12 @@ pub(crate) struct Options {
     /// Bytes of further state to write before the first fault.
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub(crate) state_bytes: u64,
+    /// Bytes of log ZooKeeper may hold for the group; small ones bring about many snapshots.
+    #[arg(long, value_name = "BYTES", default_value_t = bequest::default_limits().wal_bytes)]
+    pub(crate) wal_bytes: u64,
+    /// Segments of log ZooKeeper may hold for the group.
+    #[arg(long, value_name = "SEGMENTS", default_value_t = bequest::default_limits().wal_segments)]
+    pub(crate) wal_segments: u64,
     /// Session timeout of the nodes; step g stops the leader for longer than this.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub(crate) session_timeout: Duration,

@@ -105,8 +105,23 @@ impl<W: World> Run<W> {
         if cycles == self.cycles {
             self.journal.tell("clients are stopped; checking everything once more");
             self.both_verified().await?;
+            self.archive_told().await;
         }
         Ok((self.journal, cycles))
+    }
+
+    /// Tells what ZooKeeper holds for the group in the end, as far as the leader knows it.
+    async fn archive_told(&mut self) {
+        let Ok(leader) = self.leader().await else { return };
+        let Some(status) = self.status(leader).await else { return };
+        self.journal.snapshot = status.snapshot;
+        self.journal.tell(format!(
+            "in ZooKeeper: a snapshot at index {}, and a log of {} in {} segments; the leader refused {} proposals as busy",
+            status.snapshot,
+            bytes(status.wal.bytes),
+            status.wal.segments,
+            status.busy
+        ));
     }
 
     async fn step(&mut self, step: Step) -> Result<()> {

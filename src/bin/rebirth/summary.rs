@@ -113,6 +113,7 @@ impl Summary {
             "downtime_p50_ms": self.downtime_p50_ms,
             "downtime_max_ms": self.downtime_max_ms,
             "table": self.rows,
+            "snapshot": journal.snapshot,
             "failures": self.failures,
             "violations": self.violations,
             "steps": steps,

@@ -83,7 +83,7 @@ impl Processes {
     pub(crate) async fn prepare(options: &Options, dir: &Path, seed: u64) -> Result<Self> {
         let program = node_program(options)?;
         let (keeper, url) = start_zookeeper(options, dir, seed).await?;
-        init(&program, &url, dir).await?;
+        init(&program, &url, dir, options).await?;
         let node = |id: u64| -> Result<NodeProcess> {
             let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
             let data_dir = dir.join(format!("node-{id}"));
@@ -139,10 +139,15 @@ fn node_program(options: &Options) -> Result<PathBuf> {
     Ok(program)
 }
 
-async fn init(program: &Path, url: &str, dir: &Path) -> Result<()> {
+async fn init(program: &Path, url: &str, dir: &Path, options: &Options) -> Result<()> {
     let log = dir.join("init.log");
     let arguments = ["init", "--zk", url, "--group", GROUP, "--voters", "1,2"];
-    let process = Process::builder(program).name("bequest init").args(arguments).log(&log).spawn()?;
+    let process = Process::builder(program)
+        .name("bequest init")
+        .args(arguments)
+        .args(["--wal-bytes", &options.wal_bytes.to_string(), "--wal-segments", &options.wal_segments.to_string()])
+        .log(&log)
+        .spawn()?;
     let status = tokio::time::timeout(INIT_LIMIT, process.wait()).await;
     match status {
         Ok(status) if status.success() => Ok(()),
