@@ -1,5 +1,6 @@
 //! Real nodes in one process, on a real ZooKeeper.
 
+mod groups;
 mod lives;
 mod refusals;
 mod world;
