@@ -276,7 +276,7 @@ impl World {
             Effect::Apply(group, entries) => self.push_machine(pid, group, Job::Apply(entries)),
             Effect::Query(group, token) => self.push_machine(pid, group, Job::Query(token)),
             Effect::SnapshotTake { group, upload, credit } => {
-                self.push_machine(pid, group, Job::Take { upload, credit })
+                self.push_machine(pid, group, Job::Take { upload, credit });
             }
             Effect::SnapshotCredit { group, upload, credit } => {
                 let group = group_of(group);
@@ -287,7 +287,7 @@ impl World {
             Effect::RestoreBegin { group, restore } => self.push_machine(pid, group, Job::Begin(restore)),
             Effect::RestoreChunk { group, restore, chunk } => self.push_machine(pid, group, Job::Chunk(restore, chunk)),
             Effect::RestoreFinish { group, restore, applied } => {
-                self.push_machine(pid, group, Job::Finish { restore, applied })
+                self.push_machine(pid, group, Job::Finish { restore, applied });
             }
             Effect::RestoreAbandon { group, restore } => self.push_machine(pid, group, Job::Abandon(restore)),
             Effect::Leadership(group, leading) => self.push_machine(pid, group, Job::Leadership(leading)),
