@@ -5,9 +5,10 @@
 //! library's key-value store. What [`Group::propose`] acknowledges is never lost while ZooKeeper keeps its data.
 //!
 //! ```no_run
+//! # #[cfg(feature = "node")]
+//! # async fn example(machine: impl bequest::StateMachine) -> Result<(), Box<dyn std::error::Error>> {
 //! use bequest::{Node, Role};
 //!
-//! # async fn example(machine: impl bequest::StateMachine) -> Result<(), Box<dyn std::error::Error>> {
 //! let node = Node::builder(1)
 //!     .keeper("zk://zoo1:2181,zoo2:2181,zoo3:2181/shop")
 //!     .listen("10.0.0.1:7001")
