@@ -26,6 +26,7 @@ use crate::driver::peers::Peers;
 use crate::driver::raft::{self, Driver, Goodbye, NodeState};
 use crate::driver::requester::{Requester, Waiting};
 use crate::error::{GroupError, NodeError};
+use crate::group::JoinError;
 use crate::replica::event::{Config, Event, Known, LocalGroup, NodeId, Slot};
 use crate::CHUNK_BYTES_MAX;
 
@@ -236,7 +237,7 @@ fn denied(path: &str) -> OpenError {
 }
 
 /// Reads a group's genesis, waiting for ZooKeeper as long as it takes.
-pub(super) async fn read_genesis(requester: &Requester, name: &str) -> Result<(Uuid, Genesis), GroupError> {
+pub(super) async fn read_genesis(requester: &Requester, name: &str) -> Result<(Uuid, Genesis), JoinError> {
     let path = GroupPaths::new(name).genesis().to_owned();
     loop {
         match requester.request(Request::Get { path: path.clone(), watch: false }).await {
@@ -246,12 +247,24 @@ pub(super) async fn read_genesis(requester: &Requester, name: &str) -> Result<(U
                 let uuid = Uuid::from_slice(&genesis.uuid).ok_or_else(|| damaged("uuid".to_owned()))?;
                 return Ok((uuid, genesis));
             }
-            Outcome::Ok(_) => return Err(GroupError::NoSuchGroup { path }),
-            Outcome::Refused(_) => return Err(GroupError::Denied { path }),
+            // A server may lag; only a transaction's "no" is certain.
+            Outcome::Ok(_) if is_missing(requester, NODES).await => {
+                return Err(NodeError::NoSuchCluster { path: NODES.to_owned() }.into());
+            }
+            Outcome::Ok(_) if is_missing(requester, &path).await => return Err(GroupError::NoSuchGroup { path }.into()),
+            Outcome::Refused(_) => return Err(GroupError::Denied { path }.into()),
+            Outcome::Ok(_) => {}
             Outcome::Unknown(cause) => tracing::debug!(cause, "waiting for zookeeper"),
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Whether a transaction says that the znode does not exist.
+async fn is_missing(requester: &Requester, path: &str) -> bool {
+    let check = Op::Check { path: path.to_owned(), version: 0 };
+    let outcome = requester.request(Request::Multi(vec![check])).await;
+    matches!(outcome, Outcome::Refused(refusal) if refusal.reason == Reason::NoNode)
 }
 
 /// Waits until the session sees the group. It was created on another one, which this one may lag behind.

@@ -15,6 +15,10 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 /// A ballot that ended within so many timeouts doubles the next one's.
 const SHORT_LIVED: u32 = 10;
 
+/// Challenges in a row that a leader out of sight may leave unanswered. Its answers are then its only signs of life, and
+/// one of many being late on a busy machine must move nothing.
+const MISSES_MAX: u32 = 2;
+
 /// Backing off gives other nodes the first chance. There may be none, so it does not grow with patience.
 const BACK_OFF_MAX: Duration = Duration::from_secs(4);
 
@@ -75,6 +79,8 @@ pub(super) struct Suspicion {
     refused: bool,
     verdict: Option<Verdict>,
     progress: Option<u64>,
+    /// Challenges in a row that a holder out of sight left unanswered.
+    misses: u32,
     asked_for: bool,
     /// The ballot about to end is taken from a holder that may be alive.
     blamed: bool,
@@ -111,6 +117,7 @@ impl Suspicion {
     pub(super) fn heard(&mut self, now: Now) {
         self.heard = now;
         self.verdict = None;
+        self.misses = 0;
         self.refused = false;
     }
 
@@ -142,6 +149,11 @@ impl Suspicion {
 
     /// A challenge was answered, or not.
     pub(super) fn judged(&mut self, verdict: Verdict) {
+        if verdict == Verdict::Silent && self.verdict == Some(Verdict::Leading) && self.misses < MISSES_MAX {
+            self.misses += 1;
+            return;
+        }
+        self.misses = 0;
         self.verdict = match verdict {
             // A successor that does not get on does not count as alive.
             Verdict::Succeeding(progress) if self.progress == Some(progress) => Some(Verdict::No),
@@ -210,5 +222,34 @@ impl Suspicion {
         } else {
             now + timeout
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_out_of_sight_may_be_late_with_an_answer_but_not_with_three() {
+        let mut suspicion = Suspicion::default();
+        suspicion.judged(Verdict::Leading);
+        for _ in 0..2 {
+            suspicion.judged(Verdict::Silent);
+            assert_eq!(suspicion.verdict, Some(Verdict::Leading));
+        }
+        suspicion.judged(Verdict::Leading);
+        for verdict in [Verdict::Leading, Verdict::Leading, Verdict::Silent] {
+            suspicion.judged(Verdict::Silent);
+            assert_eq!(suspicion.verdict, Some(verdict));
+        }
+    }
+
+    #[test]
+    fn one_unanswered_challenge_is_enough_where_none_was_answered_since_the_last_sign_of_life() {
+        let mut suspicion = Suspicion::default();
+        suspicion.judged(Verdict::Leading);
+        suspicion.heard(Now::default());
+        suspicion.judged(Verdict::Silent);
+        assert_eq!(suspicion.verdict, Some(Verdict::Silent));
     }
 }

@@ -31,7 +31,7 @@ async fn serving_never_creates_a_cluster_or_a_group() {
     let zk = format!("zk://{}/mistyped", zookeeper.address());
     let (code, written) = run(node(dir.path()).command(&zk)).await;
     assert!(code == Some(1) && written.contains("no cluster at this address yet"), "{code:?} {written}");
-    assert!(written.contains(&format!("cannot join group=kv at {zk}: no such group")), "{written}");
+    assert!(written.contains(&format!("cannot join group=kv at {zk}: no such cluster")), "{written}");
     assert!(written.contains("bequest init"), "what to do: {written}");
 
     let (code, written) = run(init(&zk, "1,2")).await;
@@ -101,7 +101,7 @@ async fn a_node_that_waits_for_zookeeper_says_so_and_can_be_ended() {
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     };
-    assert_eq!((status["role"].as_str(), status["mode"].as_str()), (Some("birth"), Some("recovering")), "{status}");
+    assert_eq!((status["role"].as_str(), status["mode"].as_str()), (Some("birth"), Some("no-keeper")), "{status}");
     let health = ask(waiting.http, "GET", "/health", b"").await.expect("an answer");
     assert_eq!(health.status, 503, "{health:?}");
     let write = ask(waiting.http, "PUT", "/kv/x", b"1").await.expect("an answer");

@@ -16,14 +16,14 @@ mod keys;
 mod refusal;
 mod status;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::Router;
-use bequest::{Group, PROPOSAL_BYTES_MAX};
+use bequest::{Group, Mode, PROPOSAL_BYTES_MAX};
 use tokio::sync::Semaphore;
 
 use refusal::Refusal;
@@ -38,14 +38,30 @@ pub(crate) const BODY_BYTES_MAX: usize = PROPOSAL_BYTES_MAX;
 pub(crate) struct Service {
     node: u64,
     name: String,
+    /// Where ZooKeeper is, until it has answered.
+    awaited: Mutex<Option<String>>,
     group: OnceLock<Group>,
     requests: Semaphore,
 }
 
 impl Service {
-    /// A service of a group that is not joined yet.
-    pub(crate) fn new(node: u64, name: String) -> Self {
-        Self { node, name, group: OnceLock::new(), requests: Semaphore::new(REQUESTS_MAX) }
+    /// A service of a group that is not joined yet, of a node that waits for ZooKeeper at this address.
+    pub(crate) fn new(node: u64, name: String, keeper: String) -> Self {
+        let (awaited, group) = (Mutex::new(Some(keeper)), OnceLock::new());
+        Self { node, name, awaited, group, requests: Semaphore::new(REQUESTS_MAX) }
+    }
+
+    /// ZooKeeper has answered.
+    pub(crate) fn connected(&self) {
+        *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Mode and reason while the group is not joined.
+    fn waits(&self) -> (Mode, String) {
+        match &*self.awaited.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(address) => (Mode::NoKeeper, format!("waiting for zookeeper at {address}")),
+            None => (Mode::Recovering, "the group is not joined yet".to_owned()),
+        }
     }
 
     /// From now on requests go to `group`.

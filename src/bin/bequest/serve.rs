@@ -30,7 +30,8 @@ pub(crate) async fn serve(options: Serve) -> Result<()> {
     // A small answer must not wait for the acknowledgement of the one before.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     let http = options.http_advertise.clone().unwrap_or_else(|| options.http.to_string());
-    let service = Arc::new(Service::new(options.node, options.place.group.clone()));
+    let keeper = without_credentials(&options.place.zk);
+    let service = Arc::new(Service::new(options.node, options.place.group.clone(), keeper));
     let (end, mut ended) = watch::channel(false);
     let router = http::router(Arc::clone(&service));
     // Listens before the node is ready, and says so: a supervisor sees a node that waits for ZooKeeper as alive.
@@ -85,13 +86,15 @@ async fn start(options: &Serve, http: &str, service: &Service) -> Result<Node> {
         })
         .open()
         .await?;
+    service.connected();
     let joined = node.join_key_value(&place.group).await;
-    service.joined(joined.with_context(|| {
-        // The address without its credentials.
-        let at = place.zk.parse::<Address>().map_or_else(|_| String::new(), |address| address.to_string());
-        format!("cannot join group={} at {at}", place.group)
-    })?);
+    let refused = || format!("cannot join group={} at {}", place.group, without_credentials(&place.zk));
+    service.joined(joined.with_context(refused)?);
     Ok(node)
+}
+
+fn without_credentials(zk: &str) -> String {
+    zk.parse::<Address>().map_or_else(|_| String::new(), |address| address.to_string())
 }
 
 /// Ends when the process is told to, by SIGTERM or SIGINT.

@@ -16,7 +16,10 @@ use super::Service;
 pub(super) async fn status(State(service): State<Arc<Service>>) -> Response {
     let mut body = match service.group.get() {
         Some(group) => told(&group.status()),
-        None => json!({ "role": "birth", "mode": "recovering", "reason": "the group is not joined yet" }),
+        None => {
+            let (waits, reason) = service.waits();
+            json!({ "role": "birth", "mode": mode(&waits), "reason": reason })
+        }
     };
     body["node"] = service.node.into();
     body["group"] = service.name.as_str().into();
@@ -26,7 +29,8 @@ pub(super) async fn status(State(service): State<Arc<Service>>) -> Response {
 /// `GET /health`
 pub(super) async fn health(State(service): State<Arc<Service>>) -> Response {
     let Some(group) = service.group.get() else {
-        let body = json!({ "healthy": false, "reason": "the group is not joined yet" });
+        let (waits, reason) = service.waits();
+        let body = json!({ "healthy": false, "role": "birth", "mode": mode(&waits), "reason": reason });
         return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
     };
     let status = group.status();
