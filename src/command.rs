@@ -95,6 +95,14 @@ struct InSession {
 }
 
 impl Command {
+    /// Bytes of the data it carries for the machine.
+    pub fn carried_bytes(&self) -> usize {
+        match self {
+            Self::Plain(data) | Self::InSession(_, data) => data.len(),
+            Self::OpenSession | Self::Internal => 0,
+        }
+    }
+
     /// The bytes for an entry; never empty.
     pub fn encode(&self) -> Bytes {
         let kind = match self {

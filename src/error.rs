@@ -32,7 +32,7 @@ pub enum ProposeError {
     /// It cannot fit into one request to ZooKeeper. Nothing was done. Split it.
     #[error("proposal too large: size={size} limit={limit}; split it")]
     ProposalTooLarge {
-        /// Bytes of the proposal, encoded.
+        /// Bytes of the command.
         size: usize,
         /// Bytes it may have.
         limit: usize,

@@ -19,9 +19,8 @@ use crate::replica::event::GroupNumber;
 use crate::replica::status::{GroupStatus, Role};
 use crate::sessions::OPEN_ANSWERS_MAX;
 
-/// Bytes a proposal may have under any settings: half of what ZooKeeper takes at once. The group's own limit can be
-/// lower.
-pub const PROPOSAL_BYTES_MAX: usize = 512 * 1024 - 1024;
+/// Bytes a command may have: with everything around it, half of what ZooKeeper takes at once.
+pub const PROPOSAL_BYTES_MAX: usize = crate::replica::PROPOSAL_BYTES_MAX - COMMAND_OVERHEAD_BYTES_MAX;
 
 // Stale reads that wait for the apply thread at once.
 const STALE_READS_MAX: usize = 4096;
@@ -169,11 +168,11 @@ impl Group {
     }
 
     async fn submit(&self, command: &Command) -> Result<Answer, ProposeError> {
-        let data = command.encode();
-        let (size, limit) = (data.len(), PROPOSAL_BYTES_MAX + COMMAND_OVERHEAD_BYTES_MAX);
+        let (size, limit) = (command.carried_bytes(), PROPOSAL_BYTES_MAX);
         if size > limit {
             return Err(ProposeError::ProposalTooLarge { size, limit });
         }
+        let data = command.encode();
         let permits = self.shared.gate.enter(size).map_err(|reason| ProposeError::Busy { reason })?;
         let (answer, answered) = oneshot::channel();
         let call = Call::Propose { group: self.shared.number, data, answer, permits };

@@ -1,13 +1,15 @@
 //! The leader's side of the archive: publish snapshots, then delete what nobody needs any more.
 //!
 //! One activity at a time: list what is there, upload a snapshot, or sweep. An upload goes chunks, manifest, pointer;
-//! only the pointer makes a snapshot one that may be restored, and it moves once every new chunk was read back. A crash
-//! anywhere before leaves chunks and a manifest that the next sweep collects. Everything carries the fence.
+//! only the pointer makes a snapshot one that may be restored, and it moves once every chunk of it was read by this
+//! leadership. A crash anywhere before leaves chunks and a manifest that the next sweep collects. Everything carries the
+//! fence.
 //!
 //! Chunks are named by their content, so a name that was collected may come back. A copy of a deletion that ZooKeeper
 //! still holds after its outcome is known would then delete what a later upload needs: what a sweep collects therefore
 //! also checks the version of the chunks' parent, and a sweep is over only once that version has moved on.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -87,6 +89,8 @@ pub struct Archive {
     session: Option<SessionNumber>,
     /// Chunks and manifests that are there; known exactly once listed, since only the leader changes them.
     chunks: Option<BTreeSet<[u8; 32]>>,
+    /// Those of them that this leadership has read. A name says what a chunk should be, not what it is.
+    sound: BTreeSet<[u8; 32]>,
     manifests: Option<BTreeSet<(u64, u64)>>,
     pins: BTreeMap<u64, (SnapshotName, Duration)>,
     listing: usize,
@@ -121,6 +125,7 @@ impl Archive {
             version,
             session: None,
             chunks: None,
+            sound: BTreeSet::new(),
             manifests: None,
             pins: BTreeMap::new(),
             listing: 0,
@@ -232,9 +237,9 @@ impl Archive {
             // Left by an upload that was given up at the same index, or by an earlier attempt of this one.
             (Kind::CreateManifest, Reason::NodeExists) => {
                 let Request::Multi(ops) = request else { return };
-                let Some(create) = ops.into_iter().nth(1) else { return };
+                let Some(create) = ops.into_iter().nth(2) else { return };
                 let delete = Op::Delete { path: create.path().to_owned(), version: None };
-                self.fenced(Kind::ReplaceManifest, vec![delete, create]);
+                self.manifest(Kind::ReplaceManifest, vec![delete, create]);
             }
             (Kind::Pointer, Reason::BadVersion) => {
                 let path = self.paths.pointer();
@@ -329,6 +334,8 @@ impl Archive {
             (Kind::Pins, Reply::Children(names)) => {
                 let nodes: Vec<_> =
                     names.unwrap_or_default().iter().filter_map(|name| path::number(name, 20)).collect();
+                // A restore that ended takes its pin away.
+                self.pins.retain(|node, _| nodes.contains(node));
                 for node in nodes {
                     self.listing += 1;
                     let path = self.paths.pin(node);
@@ -444,14 +451,23 @@ impl Archive {
         upload.bytes += chunk.len() as u64;
         if upload.names.len() > CHUNKS_MAX {
             self.give_up(format!("snapshot too large: chunks > {CHUNKS_MAX}; make the state smaller"));
-        } else if self.chunks.as_ref().is_some_and(|chunks| chunks.contains(&hash))
-            || upload.pending.contains_key(&hash)
-        {
-            self.events.push(ArchiveEvent::Credit(1));
-        } else {
-            upload.pending.insert(hash, chunk.clone());
-            let create = Op::Create { path: self.paths.chunk(&hash), data: chunk, ephemeral: false };
-            self.fenced(Kind::CreateChunk(hash), vec![create]);
+            return self.flush();
+        }
+        let there = self.chunks.as_ref().is_some_and(|chunks| chunks.contains(&hash));
+        match upload.pending.entry(hash) {
+            Entry::Occupied(_) => self.events.push(ArchiveEvent::Credit(1)),
+            Entry::Vacant(_) if there && self.sound.contains(&hash) => self.events.push(ArchiveEvent::Credit(1)),
+            Entry::Vacant(place) if there => {
+                // Made by another leadership: a snapshot must not rest on it unseen.
+                place.insert(chunk);
+                let path = self.paths.chunk(&hash);
+                self.get(Kind::ReadChunk(hash), path);
+            }
+            Entry::Vacant(place) => {
+                place.insert(chunk.clone());
+                let create = Op::Create { path: self.paths.chunk(&hash), data: chunk, ephemeral: false };
+                self.fenced(Kind::CreateChunk(hash), vec![create]);
+            }
         }
         self.flush()
     }
@@ -471,7 +487,7 @@ impl Archive {
         self.flush()
     }
 
-    /// A new chunk was read back.
+    /// A chunk was read back, or for the first time.
     fn verified(&mut self, hash: [u8; 32], found: Option<Bytes>) {
         let Some(upload) = &mut self.upload else { return };
         let Some(bytes) = upload.pending.get(&hash).cloned() else { return };
@@ -481,6 +497,7 @@ impl Archive {
                 if let Some(chunks) = &mut self.chunks {
                     chunks.insert(hash);
                 }
+                self.sound.insert(hash);
                 self.events.push(ArchiveEvent::Credit(1));
                 self.seal_manifest();
             }
@@ -491,10 +508,10 @@ impl Archive {
                 let create = Op::Create { path, data: bytes, ephemeral: false };
                 self.fenced(Kind::CreateChunk(hash), vec![delete, create]);
             }
-            // Read on another session, which lags: look again.
+            // Deleted by another hand, or read on another session, which lags: creating it tells, and is looked at again.
             None => {
-                let request = Request::Get { path: self.paths.chunk(&hash), watch: false };
-                self.again.push((Kind::ReadChunk(hash), request));
+                let create = Op::Create { path: self.paths.chunk(&hash), data: bytes, ephemeral: false };
+                self.fenced(Kind::CreateChunk(hash), vec![create]);
             }
         }
     }
@@ -517,7 +534,14 @@ impl Archive {
         };
         let path = self.paths.manifest(upload.base.index, upload.base.term);
         let create = Op::Create { path, data: record::seal(&manifest), ephemeral: false };
-        self.fenced(Kind::CreateManifest, vec![create]);
+        self.manifest(Kind::CreateManifest, vec![create]);
+    }
+
+    /// Once the pointer has moved, no late copy of what made its manifest may touch it.
+    fn manifest(&mut self, kind: Kind, ops: Vec<Op>) {
+        let mut all = vec![Op::Check { path: self.paths.pointer(), version: self.pointer.1 }];
+        all.extend(ops);
+        self.fenced(kind, all);
     }
 
     fn moved(&self) -> Option<Pointer> {
@@ -581,6 +605,7 @@ impl Archive {
             let superfluous = sweep::collect(&self.paths, manifests, chunks, &self.contents);
             self.collected = !superfluous.is_empty();
             batches.extend(superfluous);
+            self.sound.retain(|hash| chunks.contains(hash));
         }
         self.sweep = Some(batches.into());
         self.delete_next();

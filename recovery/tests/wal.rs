@@ -499,6 +499,31 @@ fn a_late_copy_of_a_deletion_cannot_take_what_a_later_upload_brought_back() {
 }
 
 #[test]
+fn a_late_copy_of_a_manifest_is_refused_once_the_pointer_names_it() {
+    let mut world = World::new();
+    let ballot = world.seal(1);
+    let tail = world.tail();
+    let wal = WalName { term: 1, node: 1 };
+    let mut writer = Writer::new(world.paths.clone(), UUID, wal, world.version, tail.last, tail.end);
+    let mut keeping = world.archive(&tail, &ballot);
+    world.append(&mut writer, 1);
+    keeping.archive.marked(writer.previous());
+    keeping.archive.acknowledged(writer.take_done());
+    let manifest = world.paths.manifest(writer.end().index, writer.end().term);
+    // Left by an upload that was given up: it is replaced.
+    assert_eq!(world.execute(&Request::Multi(vec![create(&manifest, Bytes::new())])), Outcome::Ok(Reply::Done));
+    world.sent.clear();
+    world.snapshot(&mut keeping, writer.end(), &[b"state"]);
+    let makes =
+        |request: &&Request| matches!(request, Request::Multi(ops) if ops.iter().any(|op| op.path() == manifest));
+    let late: Vec<Request> = world.sent.iter().filter(makes).cloned().collect();
+    assert_eq!(late.len(), 2, "refused, then replaced");
+    for request in late {
+        assert_eq!(world.execute(&request), Outcome::Refused(Refusal { op: 1, reason: Reason::BadVersion }));
+    }
+}
+
+#[test]
 fn a_late_copy_of_a_trimmed_first_segment_is_refused() {
     let mut world = World::new();
     let ballot = world.seal(1);

@@ -25,8 +25,14 @@ pub(super) struct Snapshots {
     /// Bytes appended since the newest snapshot's index.
     grown_bytes: u64,
     grown_segments: u64,
+    /// Segments appended since the one under way was asked for.
+    grown_meanwhile: u64,
     /// The machine is making one.
     taking: bool,
+    /// A proposal found no room in the WAL since the last one, whatever the shares below say.
+    pressed: bool,
+    /// Why the last one failed.
+    trouble: Option<String>,
     not_before: Now,
 }
 
@@ -35,9 +41,20 @@ impl Snapshots {
         Self { grown_bytes, grown_segments, ..Self::default() }
     }
 
+    /// What keeps snapshots from being made, and so the WAL from being trimmed.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
     pub(super) fn grew(&mut self, bytes: u64) {
         self.grown_bytes += bytes;
         self.grown_segments += 1;
+        self.grown_meanwhile += 1;
+    }
+
+    /// A proposal was refused for want of room in the WAL.
+    pub(super) fn press(&mut self) {
+        self.pressed = true;
     }
 }
 
@@ -69,13 +86,15 @@ impl Replica {
                     if let Some(engine) = &self.engine {
                         leader.snapshots.grown_bytes = engine.log().bytes_behind(newest);
                     }
-                    leader.snapshots.grown_segments = 0;
+                    leader.snapshots.grown_segments = leader.snapshots.grown_meanwhile;
+                    leader.snapshots.pressed = false;
+                    leader.snapshots.trouble = None;
                     self.pointer_seen(cx, pointer, version);
                 }
                 ArchiveEvent::Failed(why) => {
                     leader.snapshots.taking = false;
                     leader.snapshots.not_before = cx.now + PAUSE;
-                    self.trouble = Some(format!("snapshot failed: {why}"));
+                    leader.snapshots.trouble = Some(format!("snapshot failed: {why}"));
                     cx.push(Effect::SnapshotAbandon { group: self.number, upload: self.uploads });
                 }
                 ArchiveEvent::Fenced => return self.fenced(cx),
@@ -138,7 +157,9 @@ impl Replica {
         let limits = &identity.limits;
         let newest = self.pointer.0.newest.map_or(0, |newest| newest.index);
         let snapshots = &mut leader.snapshots;
-        let full = engine.log().bytes() * 10 >= limits.wal_bytes * 9
+        // A large proposal may find no room long before the WAL is nearly full.
+        let full = snapshots.pressed
+            || engine.log().bytes() * 10 >= limits.wal_bytes * 9
             || leader.archive.segments() * 10 >= limits.wal_segments * 9;
         let grown = snapshots.grown_bytes >= limits.wal_bytes / SHARE
             || snapshots.grown_segments >= (limits.wal_segments / SHARE).max(1);
@@ -146,6 +167,7 @@ impl Replica {
         let mut internal = false;
         if due && self.applied > newest {
             snapshots.taking = true;
+            snapshots.grown_meanwhile = 0;
             self.uploads += 1;
             cx.effects.push(Effect::SnapshotTake { group: self.number, upload: self.uploads, credit: CHUNKS_CREDIT });
         } else if due && full && engine.last() == newest {

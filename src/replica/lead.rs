@@ -158,7 +158,7 @@ impl Replica {
         }
         let known = self.leader();
         let other = known.filter(|leader| leader.node != cx.config.node);
-        let (Phase::Leader(leader), Some(identity)) = (&self.phase, &self.identity) else {
+        let (Phase::Leader(leader), Some(identity)) = (&mut self.phase, &self.identity) else {
             return Err(ProposeError::NotLeader { leader: other });
         };
         if leader.hand_over.is_some() {
@@ -172,10 +172,16 @@ impl Replica {
             return Err(ProposeError::Busy { reason: "proposal bytes in flight" });
         }
         let Some(engine) = &mut self.engine else { return Err(ProposeError::NotLeader { leader: other }) };
-        if engine.log().bytes() + size as u64 + ENTRY_OVERHEAD > limits.wal_bytes {
+        let needed = size as u64 + ENTRY_OVERHEAD;
+        if engine.log().bytes() + needed > limits.wal_bytes {
+            // What no snapshot makes room for asks for none.
+            if needed <= limits.wal_bytes {
+                leader.snapshots.press();
+            }
             return Err(ProposeError::Busy { reason: "wal bytes" });
         }
         if leader.archive.segments() >= limits.wal_segments {
+            leader.snapshots.press();
             return Err(ProposeError::Busy { reason: "wal segments" });
         }
         let term = engine.term();

@@ -200,6 +200,11 @@ impl Log {
         self.base
     }
 
+    /// Bytes of the entries whose payloads are in memory, with what each takes beside its payload.
+    pub(super) fn resident_bytes(&self) -> u64 {
+        self.payload_bytes + (self.last().index + 1).saturating_sub(self.payloads_from) * ENTRY_OVERHEAD
+    }
+
     /// Drops payloads, oldest first, until at most `budget` bytes are left, but none above `settled`.
     pub(super) fn shrink(&mut self, settled: u64, budget: u64) {
         while self.payload_bytes > budget && self.payloads_from <= settled.min(self.last().index) {

@@ -34,9 +34,15 @@ impl Replica {
             }
             _ => false,
         };
+        // It serves all the same, until the WAL is full.
+        let snapshots = match &self.phase {
+            Phase::Leader(leader) => leader.snapshots.trouble().map(|trouble| format!("; {trouble}")),
+            _ => None,
+        };
+        let snapshots = snapshots.unwrap_or_default();
         match (serves, missing.is_empty()) {
-            (true, true) => (Mode::Full, "every node is linked".to_owned()),
-            (true, false) => (Mode::Solo, format!("no link to node {}", missing.join(", "))),
+            (true, true) => (Mode::Full, format!("every node is linked{snapshots}")),
+            (true, false) => (Mode::Solo, format!("no link to node {}{snapshots}", missing.join(", "))),
             (false, _) => (Mode::Recovering, trouble("no leader serves yet")),
         }
     }

@@ -34,6 +34,11 @@ pub(super) enum Ask {
     Ballot,
     /// Is the ballot really gone?
     BallotGone,
+    /// Is the ballot really back at this version, which lies before the one seen?
+    BallotBack {
+        version: i32,
+        term: u64,
+    },
     Pass(u64),
     Pin(bool),
     Chunk(usize),
@@ -289,6 +294,12 @@ impl Replica {
                 }
                 return;
             }
+            Ask::BallotBack { version, term } => {
+                if matches!(outcome, Outcome::Ok(_)) && self.seen.as_ref().is_some_and(|seen| seen.version > version) {
+                    self.ballot_went_back(cx, version, term);
+                }
+                return;
+            }
             _ if call.epoch != self.epoch => return,
             _ => {}
         }
@@ -315,7 +326,7 @@ impl Replica {
                     }
                 }
             }
-            Ask::Ballot | Ask::BallotGone => {}
+            Ask::Ballot | Ask::BallotGone | Ask::BallotBack { .. } => {}
         }
     }
 
@@ -323,8 +334,15 @@ impl Replica {
 
     fn took_ballot(&mut self, cx: &mut Context<'_>, outcome: Outcome) {
         let Outcome::Ok(Reply::Data(data)) = outcome else {
+            let denied = matches!(&outcome, Outcome::Refused(refusal) if refusal.reason == Reason::NoAuth);
             if let Phase::Genesis { retry_at } = &mut self.phase {
+                if denied {
+                    // At start it is a mistake in the configuration, and fails at once.
+                    return self.stop(cx, GroupError::Denied { path: self.paths.ballot() });
+                }
                 *retry_at = Some(cx.now + RETRY);
+            } else if denied {
+                self.trouble = Some(format!("access denied by zookeeper: path={}", self.paths.ballot()));
             }
             return;
         };
@@ -346,9 +364,39 @@ impl Replica {
             );
         }
         match record::open::<Ballot>(&bytes, Some(identity.uuid)) {
-            Ok(ballot) => self.observe(cx, stat.version, ballot),
+            Ok(ballot) => {
+                self.compare_ballot(cx, stat.version, &ballot);
+                self.observe(cx, stat.version, ballot);
+            }
             Err(error) => self.stop_damaged(cx, self.paths.ballot(), 0, error),
         }
+    }
+
+    /// Looks whether the ballot read lies before the one seen, or is another of the same version: ZooKeeper itself never
+    /// goes back, so it was put back.
+    fn compare_ballot(&mut self, cx: &mut Context<'_>, version: i32, ballot: &Ballot) {
+        let Some(seen) = &self.seen else { return };
+        match version.cmp(&seen.version) {
+            std::cmp::Ordering::Greater => {}
+            std::cmp::Ordering::Equal if seen.ballot.nonce == ballot.nonce => {}
+            std::cmp::Ordering::Equal => self.ballot_went_back(cx, version, ballot.term),
+            // A server may lag; only a transaction shows what is.
+            std::cmp::Ordering::Less => {
+                let check = Op::Check { path: self.paths.ballot(), version };
+                let ask = Ask::BallotBack { version, term: ballot.term };
+                self.call(cx, Urgency::Normal, ask, Request::Multi(vec![check]));
+            }
+        }
+    }
+
+    fn ballot_went_back(&mut self, cx: &mut Context<'_>, version: i32, term: u64) {
+        let Some(seen) = &self.seen else { return };
+        let error = GroupError::WentBackwards {
+            what: "ballot",
+            seen: format!("version {} of term {}", seen.version, seen.ballot.term),
+            found: format!("version {version} of term {term}"),
+        };
+        self.stop(cx, error);
     }
 
     /// Learns what the ballot was at some time. Versions only rise, so an older sight is dropped.
@@ -448,8 +496,15 @@ impl Replica {
         match judge(&message, peer, cx.config.node, engine, holder) {
             Judgement::Step => {
                 let from_holder = message.term == holder.term && peer.0 == holder.node;
-                engine.step(message);
-                if from_holder && matches!(self.phase, Phase::Follower(_)) {
+                let commit = engine.commit();
+                // As if it were lost on the way: the leader goes on alone, and offers it again with its heartbeats.
+                let crowded = engine.log().resident_bytes() > cx.config.log_cache_bytes + BACKLOG_BYTES_MAX;
+                if !crowded || message.entries.is_empty() {
+                    engine.step(message);
+                }
+                // A leader without ZooKeeper goes on sending what it cannot commit. Only what got on is a sign of life;
+                // everything else is told by beats, which such a leader withholds.
+                if from_holder && engine.commit() > commit && matches!(self.phase, Phase::Follower(_)) {
                     self.heard(cx);
                 }
             }
@@ -727,6 +782,9 @@ pub(super) fn send(cx: &mut Context<'_>, peer: NodeId, body: Body) {
     }
 }
 
+/// Bytes of entries beyond the cache that a follower holds in memory because its disk or its machine has not taken them
+/// yet. It takes no more before that: the leader does not wait for it.
+const BACKLOG_BYTES_MAX: u64 = 32 << 20;
 /// Shortest pause before something is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 

@@ -98,6 +98,13 @@ impl Replica {
         }
     }
 
+    /// Nothing needs the snapshot any more. If this is lost, the next restore's pin replaces it.
+    fn drop_pin(&self, cx: &mut Context<'_>) {
+        let path = self.paths.pin(cx.config.node.0);
+        let delete = Op::Delete { path, version: None };
+        self.call(cx, Urgency::Normal, Ask::Pin(false), Request::Multi(vec![delete]));
+    }
+
     pub(super) fn ask_chunks(&mut self, cx: &mut Context<'_>) {
         let mut requests = Vec::new();
         if let Phase::Restoring(restoring) = &mut self.phase {
@@ -188,6 +195,7 @@ impl Replica {
             let mut reading = restoring.reading;
             self.machine_applied = restoring.tail.base.index;
             self.applied = self.machine_applied;
+            self.drop_pin(cx);
             if let (Some(won), Some(manifest)) = (&mut reading.won, &restoring.tail.snapshot) {
                 won.report.bytes += manifest.bytes;
             }

@@ -94,7 +94,7 @@ async fn joining_creates_nothing_and_bootstrap_twice_changes_nothing() -> TestRe
     let world = World::start().await?;
     let node = world.open(1).await?;
     let error = node.join_key_value("orders").await.expect_err("nothing is there");
-    assert!(matches!(error, JoinError::Group(bequest::GroupError::NoSuchGroup { .. })), "{error}");
+    assert!(matches!(error, JoinError::Node(bequest::NodeError::NoSuchCluster { .. })), "{error}");
     assert_eq!(node.bootstrap("orders", &[1, 2]).await?, Bootstrapped::Created);
     assert_eq!(world.bootstrap().await?, Bootstrapped::AlreadyThere);
     let error = node.bootstrap("orders", &[1]).await.expect_err("other voters");
