@@ -4,11 +4,12 @@ use bequest::replica::event::{Event, MachineEvent};
 use bequest_recovery::path::GroupPaths;
 use rand::Rng;
 
+use crate::death::Death;
 use crate::genesis;
 use crate::keeper::Silence;
 use crate::mix::{self, MILLI, SECOND};
 use crate::network::Block;
-use crate::process::{number, Death};
+use crate::process::number;
 use crate::world::{Happening, Pid, Place, World};
 
 /// A fault that ends by itself.

@@ -8,7 +8,6 @@ use bequest_recovery::model::{AttachError, Delivery, Late, Served, SessionId};
 use rand::Rng;
 
 use crate::mix::{Micros, MILLI, SECOND};
-use crate::process::Death;
 use crate::world::{Happening, Pid, World};
 
 /// What the ensemble grants.
@@ -42,10 +41,10 @@ pub struct Connection {
 pub struct Client {
     pub session: Option<SessionId>,
     pub connection: Option<Connection>,
-    number: u64,
+    pub number: u64,
     window: usize,
-    urgent: VecDeque<(RequestId, Request)>,
-    normal: VecDeque<(RequestId, Request)>,
+    pub urgent: VecDeque<(RequestId, Request)>,
+    pub normal: VecDeque<(RequestId, Request)>,
     outstanding: VecDeque<(RequestId, bool)>,
     reported: BTreeSet<RequestId>,
     watching: BTreeSet<String>,
@@ -54,7 +53,7 @@ pub struct Client {
     seals: BTreeSet<RequestId>,
     serve_at: Micros,
     arrive_at: Micros,
-    silent_since: Option<Micros>,
+    pub silent_since: Option<Micros>,
     lost_at: Micros,
     reconnect_serial: u64,
 }
@@ -68,8 +67,10 @@ pub struct Keepers {
     pub isolated: BTreeSet<u64>,
     /// Servers that apply nothing new.
     pub lagging: BTreeSet<usize>,
-    owners: BTreeMap<SessionId, Pid>,
-    silent: BTreeMap<SessionId, Micros>,
+    /// Which process opened a session.
+    pub owners: BTreeMap<SessionId, Pid>,
+    /// Since when the ensemble has heard nothing of a session.
+    pub silent: BTreeMap<SessionId, Micros>,
     advancing: BTreeSet<usize>,
     late_due: bool,
 }
@@ -117,7 +118,7 @@ fn is_seal(request: &Request) -> bool {
 }
 
 impl World {
-    fn keeper(&mut self, pid: Pid) -> Option<&mut Client> {
+    pub fn keeper(&mut self, pid: Pid) -> Option<&mut Client> {
         self.processes.get_mut(&pid).map(|process| &mut process.keeper)
     }
 
@@ -279,7 +280,7 @@ impl World {
         }
     }
 
-    fn report_unknown(&mut self, pid: Pid, id: RequestId, why: &str) {
+    pub fn report_unknown(&mut self, pid: Pid, id: RequestId, why: &str) {
         let Some(client) = self.keeper(pid) else { return };
         let (session, outcome) = (SessionNumber(client.number), Outcome::Unknown(why.to_owned()));
         let event = Event::Keeper(KeeperEvent::Outcome { id, session, outcome });
@@ -402,26 +403,6 @@ impl World {
         self.pump();
     }
 
-    /// The client learns, or decides, that its session is over; it goes for a new one.
-    fn session_over(&mut self, pid: Pid) {
-        let half = self.rng.random_bool(0.5);
-        let Some(client) = self.keeper(pid) else { return };
-        let Some(session) = client.session.take() else { return };
-        let number = SessionNumber(client.number);
-        self.counts.one("session expired");
-        self.note(("expired", pid.0, session.0), || format!("{pid:?} finds {session:?} expired"));
-        self.tell(pid, Event::Keeper(KeeperEvent::Expired { session: number }));
-        if half {
-            let Some(client) = self.keeper(pid) else { return };
-            let queued: Vec<RequestId> =
-                client.urgent.drain(..).chain(client.normal.drain(..)).map(|(id, _)| id).collect();
-            for id in queued {
-                self.report_unknown(pid, id, "session expired");
-            }
-        }
-        self.after_connection_lost(pid);
-    }
-
     /// A client finds its connection dead that has been so for a while.
     pub fn notice(&mut self, pid: Pid, connection: u64) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
@@ -451,79 +432,7 @@ impl World {
         self.after(notice, Happening::Notice(pid, id));
     }
 
-    /// The ensemble ends a session.
-    pub fn expire_session(&mut self, session: SessionId) {
-        if !self.zoo.alive(session) {
-            return;
-        }
-        self.zoo.expire(session);
-        self.note(("expire", session.0), || format!("zookeeper expires {session:?}"));
-        if let Some(pid) = self.keepers.owners.get(&session).copied() {
-            if self.processes.get(&pid).is_some_and(|process| process.paused) {
-                self.counts.one("pause outlived the session");
-            }
-            if let Some(connection) = self.keeper(pid).and_then(|client| client.connection) {
-                let delay = self.rng.random_range(1..50 * MILLI);
-                self.after(delay, Happening::Notice(pid, connection.id));
-            }
-        }
-        self.pump();
-    }
-
-    /// Has the ensemble look at a session that fell silent, once its time is over.
-    pub fn watch_session(&mut self, session: SessionId) {
-        self.keepers.silent.entry(session).or_insert(self.now);
-        let slack = self.rng.random_range(0..SESSION_TIMEOUT / 3);
-        self.after(SESSION_TIMEOUT + slack, Happening::SessionClock(session));
-    }
-
-    pub fn session_clock(&mut self, session: SessionId) {
-        if !self.zoo.alive(session) {
-            return;
-        }
-        if self.keepers.down {
-            self.after(SESSION_TIMEOUT, Happening::SessionClock(session));
-            return;
-        }
-        let silent = self.keepers.silent.get(&session).copied();
-        if silent.is_some_and(|since| since + SESSION_TIMEOUT <= self.now) {
-            self.expire_session(session);
-        }
-    }
-
-    /// A paused process goes on, or a mute ends: the ensemble hears of the session again, if it still has it.
-    pub fn speak_again(&mut self, pid: Pid) {
-        let Some(client) = self.keeper(pid) else { return };
-        let (Some(connection), Some(session)) = (client.connection, client.session) else { return };
-        if connection.mute == Silence::Both {
-            return;
-        }
-        client.silent_since = None;
-        self.keepers.silent.remove(&session);
-        if !self.zoo.alive(session) {
-            self.after(1, Happening::Notice(pid, connection.id));
-        }
-    }
-
-    /// What a dead process leaves at ZooKeeper: a session that lives on for a while, and requests in a socket.
-    pub fn abandon_session(&mut self, pid: Pid, death: Death) {
-        let Some(client) = self.keeper(pid) else { return };
-        let Some(session) = client.session else { return };
-        if death == Death::Exit && self.rng.random_bool(0.5) {
-            self.zoo.expire(session);
-            self.pump();
-            return;
-        }
-        if self.zoo.attached(session).is_some() {
-            let waiting = self.zoo.waiting(session);
-            let adrift = self.rng.random_range(0..=waiting);
-            self.zoo.cut(session, adrift);
-            self.drift();
-        }
-        self.watch_session(session);
-    }
-
-    fn drift(&mut self) {
+    pub fn drift(&mut self) {
         if self.zoo.adrift() > 0 && !self.keepers.late_due {
             self.keepers.late_due = true;
             // Mostly soon, while what was sent before them is still being looked at; sometimes much later.

@@ -9,6 +9,7 @@
 mod clients;
 mod counts;
 mod crash_points;
+mod death;
 mod disk;
 mod faults;
 mod genesis;
@@ -21,6 +22,7 @@ mod mix;
 mod network;
 mod process;
 mod scenarios;
+mod sessions;
 mod trace;
 mod wal;
 mod words;

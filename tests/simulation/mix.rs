@@ -231,6 +231,19 @@ pub const MIXES: &[Mix] = &[
         killed_in_step: 0,
         ..TWO
     },
+    // One server, so that a session never moves and what drifts in its sockets is always served, late.
+    Mix {
+        name: "late",
+        share: 2,
+        servers: 1,
+        weights: Weights { cut: 10, mute: 6, pause: 1, kill: 1, ..NOTHING },
+        calm: delay(2 * MILLI, 80 * MILLI),
+        given_up: 500,
+        killed_in_step: 0,
+        wal_bytes: 3 * 1024,
+        wal_segments: 16,
+        ..TWO
+    },
     // Nothing dies; only the nodes cannot reach each other.
     Mix {
         name: "partitions",

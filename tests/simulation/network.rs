@@ -6,8 +6,8 @@ use bequest::replica::event::{Event, Incarnation, LinkEvent, NodeId};
 use bytes::Bytes;
 use rand::Rng;
 
+use crate::death::Death;
 use crate::mix::{Micros, MILLI, SECOND};
-use crate::process::Death;
 use crate::world::{Happening, Pid, Place, World};
 
 /// How one node fails to reach another.

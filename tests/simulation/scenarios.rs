@@ -5,10 +5,10 @@ use bequest_recovery::path::GroupPaths;
 use bequest_recovery::record::{self, Pointer};
 use bytes::Bytes;
 
+use crate::death::Death;
 use crate::genesis;
 use crate::mix::{Micros, Mix, MILLI, QUIET, SECOND};
 use crate::network::Block;
-use crate::process::Death;
 use crate::world::{Pid, Place, World};
 
 const ROOMY: Mix = Mix { name: "roomy", wal_bytes: 4 << 20, wal_segments: 100_000, ..QUIET };
