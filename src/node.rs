@@ -30,6 +30,8 @@ mod open;
 
 // A clean shutdown hands over what it can in this time; what is left ends as by a crash, which loses nothing.
 const SHUT_DOWN_LIMIT: Duration = Duration::from_secs(5);
+// A node that is dropped waits this long for its threads.
+const DROP_LIMIT: Duration = Duration::from_secs(2);
 
 /// A node. Dropping it ends it at once, as a crash would: nothing acknowledged is lost, and another node takes over.
 /// [`shutdown`](Self::shutdown) does it without an interruption for clients.
@@ -54,6 +56,7 @@ struct Groups {
     // Until the cluster exists.
     waiting: Option<Driver>,
     machines: Vec<JoinHandle<()>>,
+    raft: Option<JoinHandle<()>>,
 }
 
 /// Why a node was not opened. Whatever was begun has been ended again.
@@ -279,7 +282,8 @@ impl Node {
             return Err(JoinError::AlreadyJoined { name: name.to_owned() });
         }
         if let Some(driver) = groups.waiting.take() {
-            raft::start(driver).map_err(|error| JoinError::Thread { message: error.to_string() })?;
+            let started = raft::start(driver).map_err(|error| JoinError::Thread { message: error.to_string() })?;
+            groups.raft = Some(started);
         }
         groups.numbers += 1;
         Ok((GroupNumber(groups.numbers), groups.local.remove(name)))
@@ -352,5 +356,20 @@ impl Drop for Node {
     fn drop(&mut self) {
         // Fails if the raft thread has ended, which is what is wanted.
         self.inbox.put(Input::Call(Call::Abort));
+        let mut groups = self.groups();
+        groups.waiting = None;
+        let threads: Vec<_> = groups.raft.take().into_iter().chain(std::mem::take(&mut groups.machines)).collect();
+        drop(groups);
+        // A process that ends while threads still use RocksDB is torn down by RocksDB's own destructors. Threads are waited
+        // for beside this one, so that a state machine that does not come back holds it up for a moment only.
+        let (ended, wait) = std::sync::mpsc::channel::<()>();
+        let waiter = std::thread::Builder::new().name("bequest-end".into()).spawn(move || {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+            drop(ended);
+        });
+        if waiter.is_ok() {
+            // Nothing is ever sent: it ends with the threads, or with the limit.
+            let _ = wait.recv_timeout(DROP_LIMIT);
+        }
     }
 }

@@ -79,7 +79,7 @@ pub(super) async fn open(config: NodeConfig) -> Result<Node, OpenError> {
     };
     let mut groups = Groups { local, ..Groups::default() };
     if there {
-        raft::start(driver).map_err(no_thread)?;
+        groups.raft = Some(raft::start(driver).map_err(no_thread)?);
     } else {
         tracing::warn!(%address, "no cluster at this address yet");
         groups.waiting = Some(driver);
