@@ -5,6 +5,7 @@
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
+use bequest_recovery::planted;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::command::{Command, SessionRequest};
@@ -77,8 +78,9 @@ impl Applier {
     /// If the machine cannot tell, or keeps library rows that are none.
     pub fn recover(mut machine: Box<dyn StateMachine>) -> Result<Self, GroupError> {
         let recovered = guard("recover", || machine.recover())?.map_err(|error| failure(&error))?;
-        let sessions = SessionTable::from_rows(&recovered.rows).map_err(|error| failure(&error))?;
-        Ok(Self { machine, sessions, applied: recovered.applied, failed: None })
+        let sessions = SessionTable::from_rows(&recovered.rows, recovered.applied).map_err(|error| failure(&error))?;
+        let applied = if planted!(AppliedIndexLost) { 0 } else { recovered.applied };
+        Ok(Self { machine, sessions, applied, failed: None })
     }
 
     /// Index of the last entry whose effect is in the state.
@@ -144,6 +146,7 @@ impl Applier {
                 self.sessions.record(request, answer.clone());
                 Ok(Answer::Machine(answer))
             }
+            Admission::Done(_) if planted!(RetriesAreAppliedAgain) => self.apply_data(index, data).map(Answer::Machine),
             Admission::Done(answer) => Ok(Answer::Machine(answer)),
             Admission::Superseded => Ok(Answer::Superseded { session, sequence }),
             Admission::Gone => Ok(Answer::SessionGone { session }),
@@ -191,7 +194,8 @@ impl Applier {
         }
         let machine =
             guard("snapshot", || self.machine.snapshot()).map_err(|error| MachineError::new(error.to_string()))??;
-        Ok(SnapshotStream { applied: self.applied, rows: encode_rows(&self.sessions.rows()), machine })
+        let rows = if planted!(SnapshotWithoutSessions) { Vec::new() } else { self.sessions.rows() };
+        Ok(SnapshotStream { applied: self.applied, rows: encode_rows(&rows), machine })
     }
 
     /// Begins to replace the state. The old one stays in force until [`Restoring::finish`].
@@ -333,7 +337,7 @@ impl Restoring<'_> {
         if found != applied {
             return Err(MachineError::new(format!("snapshot of another index: found={found} expected={applied}")));
         }
-        let table = SessionTable::from_rows(&rows).map_err(|error| MachineError::new(error.to_string()))?;
+        let table = SessionTable::from_rows(&rows, applied).map_err(|error| MachineError::new(error.to_string()))?;
         let machine = self.machine;
         guard("restore", || machine.finish(applied, &rows)).map_err(|error| MachineError::new(error.to_string()))??;
         *self.sessions = table;

@@ -18,7 +18,7 @@ pub struct Leader {
 #[non_exhaustive]
 pub enum ProposeError {
     /// This node does not lead. Nothing was done. Ask `leader`, or wait for one.
-    #[error("not leader: leader={}", .leader.as_ref().map_or_else(|| "none known".to_owned(), |leader| leader.node.0.to_string()))]
+    #[error("not leader: leader={}", named(.leader.as_ref()))]
     NotLeader {
         /// Who does, if known.
         leader: Option<Leader>,
@@ -68,7 +68,7 @@ pub enum ProposeError {
 #[non_exhaustive]
 pub enum ReadError {
     /// This node does not lead, or ceased to while the read waited. Ask `leader`, or wait for one.
-    #[error("not leader: leader={}", .leader.as_ref().map_or_else(|| "none known".to_owned(), |leader| leader.node.0.to_string()))]
+    #[error("not leader: leader={}", named(.leader.as_ref()))]
     NotLeader {
         /// Who does, if known.
         leader: Option<Leader>,
@@ -243,4 +243,8 @@ pub enum NodeError {
         /// Which.
         message: String,
     },
+}
+
+fn named(leader: Option<&Leader>) -> String {
+    leader.map_or_else(|| "none known".to_owned(), |leader| leader.node.0.to_string())
 }

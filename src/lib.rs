@@ -35,6 +35,10 @@
 //! Without the feature `node` only the pure core remains: no threads, sockets, disk or clock.
 #![forbid(unsafe_code)]
 
+// Files of the tests that unit tests share call this crate by its name.
+#[cfg(test)]
+extern crate self as bequest;
+
 pub mod apply;
 #[cfg(feature = "node")]
 mod bootstrap;
@@ -44,6 +48,11 @@ mod config;
 #[cfg(feature = "node")]
 mod driver;
 mod error;
+// For fuzzers and the tests that replay their corpora: public, so that the fuzzers' own crate reaches it, and absent
+// from every other build.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "node")]
 mod group;
 #[cfg(feature = "node")]
@@ -53,6 +62,9 @@ mod machine;
 mod node;
 pub mod replica;
 pub mod sessions;
+#[cfg(any(feature = "node", test, fuzzing))]
+#[cfg_attr(not(feature = "node"), allow(dead_code, reason = "without sockets only what judges bytes is used"))]
+mod wire;
 
 pub use command::SessionRequest;
 pub use error::{GroupError, Leader, NodeError, ProposeError, ReadError};

@@ -146,20 +146,29 @@ impl SessionTable {
         rows
     }
 
-    /// Reads a table from its rows, in any order.
+    /// Reads the table as of index `applied` from its rows, in any order.
     ///
     /// # Errors
-    /// If the rows were not made by [`rows`](Self::rows) or [`take_changes`](Self::take_changes).
-    pub fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Self, RowError> {
+    /// If the rows were not made by [`rows`](Self::rows) or [`take_changes`](Self::take_changes) at that index.
+    pub fn from_rows(rows: &[(Bytes, Bytes)], applied: u64) -> Result<Self, RowError> {
         let mut table = Self::default();
         let mut answers = Vec::new();
         for (row, value) in rows {
             let error = |what| RowError { key: format!("{row:?}"), what };
             let key = RowKey::decode(row).ok_or_else(|| error("unknown key"))?;
             match key.sequence {
+                // No request has these numbers, and the lowest open one is counted on from an answer's.
+                Some(0 | u64::MAX) => return Err(error("no sequence number")),
                 Some(sequence) => answers.push((key.session, sequence, value, row)),
                 None => {
                     let session = ClientSession::decode(value).ok_or_else(|| error("unknown value"))?;
+                    // A later entry would open it a second time, or use it at an index that is taken.
+                    if !(1..=session.used).contains(&key.session) || session.used > applied {
+                        return Err(error("of an entry that was not applied"));
+                    }
+                    if session.lowest_open == 0 || session.lowest_open == u64::MAX {
+                        return Err(error("no lowest open number"));
+                    }
                     if table.by_use.insert(session.used, key.session).is_some() {
                         return Err(error("two sessions used by one index"));
                     }
@@ -341,12 +350,18 @@ mod tests {
     #[test]
     fn damaged_rows_are_refused() {
         let row = |key: &[u8], value: &[u8]| (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        let value = |lowest: u64, used: u64| [lowest.to_be_bytes(), used.to_be_bytes()].concat();
         for (rows, what) in [
             (vec![row(b"x", b"")], "unknown key"),
             (vec![row(b"s\0\0\0\0\0\0\0\x01", b"short")], "unknown value"),
             (vec![row(b"a\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01", b"")], "answer without a session"),
+            (vec![row(b"a\0\0\0\0\0\0\0\x01\xff\xff\xff\xff\xff\xff\xff\xff", b"")], "no sequence number"),
+            (vec![row(b"s\0\0\0\0\0\0\0\x0a", &value(1, 10))], "of an entry that was not applied"),
+            (vec![row(b"s\0\0\0\0\0\0\0\x01", &value(1, 10))], "of an entry that was not applied"),
+            (vec![row(b"s\0\0\0\0\0\0\0\x02", &value(1, 1))], "of an entry that was not applied"),
+            (vec![row(b"s\0\0\0\0\0\0\0\x01", &value(0, 1))], "no lowest open number"),
         ] {
-            let error = SessionTable::from_rows(&rows).expect_err("damaged rows");
+            let error = SessionTable::from_rows(&rows, 9).expect_err("damaged rows");
             assert_eq!(error.what, what);
         }
     }
@@ -407,7 +422,7 @@ mod tests {
                 }
                 if random.random_range(0..50) == 0 {
                     let rows: Vec<_> = durable.clone().into_iter().collect();
-                    let reloaded = SessionTable::from_rows(&rows).expect("own rows");
+                    let reloaded = SessionTable::from_rows(&rows, index).expect("own rows");
                     assert_eq!(reloaded, table, "seed {seed}");
                     table = reloaded;
                 }

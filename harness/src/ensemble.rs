@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const LEADER_LIMIT: Duration = Duration::from_secs(60);
+/// Where a member on a host of its own takes clients, its leader's followers, and votes.
+const HOST_PORTS: [u16; 3] = [2181, 2888, 3888];
 const POLL: Duration = Duration::from_millis(25);
 
 /// How to start an ensemble. See [`Ensemble::builder`].
@@ -15,6 +17,7 @@ pub struct EnsembleBuilder {
     size: u32,
     server: ZooKeeperServerBuilder,
     dir: Option<PathBuf>,
+    hosts: Vec<(IpAddr, Vec<String>)>,
 }
 
 impl EnsembleBuilder {
@@ -32,20 +35,37 @@ impl EnsembleBuilder {
         self
     }
 
+    /// Puts every member on a host of its own: its address there, and what runs a program there, like
+    /// `ip netns exec NAME`. By default all are on the loopback address.
+    #[must_use]
+    pub fn hosts(mut self, hosts: impl IntoIterator<Item = (IpAddr, Vec<String>)>) -> Self {
+        self.hosts = hosts.into_iter().collect();
+        self
+    }
+
     /// Starts all members and waits until all serve.
     ///
     /// # Errors
     /// As [`ZooKeeperServerBuilder::start`].
     pub async fn start(self) -> Result<Ensemble, Error> {
-        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert!(self.hosts.is_empty() || self.hosts.len() == self.size as usize, "a host for every member, or none");
         let mut common = self.server;
+        let mut members = Vec::new();
         for id in 1..=self.size {
-            let (quorum, election) = (free_port(ip)?, free_port(ip)?);
+            let (ip, prefix, [client, quorum, election]) = match self.hosts.get(id as usize - 1) {
+                // On a host of its own every port is free.
+                Some((ip, prefix)) => (*ip, prefix.clone(), HOST_PORTS),
+                None => {
+                    let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+                    (ip, Vec::new(), [free_port(ip)?, free_port(ip)?, free_port(ip)?])
+                }
+            };
             common = common.setting(format!("server.{id}"), format!("{ip}:{quorum}:{election}"));
+            members.push((id, ip, prefix, client));
         }
         let mut servers = Vec::new();
-        for id in 1..=self.size {
-            let mut builder = common.clone().member(id).port(free_port(ip)?);
+        for (id, ip, prefix, port) in members {
+            let mut builder = common.clone().member(id).ip(ip).port(port).prefix(prefix);
             if let Some(dir) = &self.dir {
                 builder = builder.dir(dir.join(id.to_string()));
             }
@@ -66,7 +86,7 @@ pub struct Ensemble {
 impl Ensemble {
     /// Describes an ensemble of `size` members.
     pub fn builder(size: u32) -> EnsembleBuilder {
-        EnsembleBuilder { size, server: ZooKeeperServer::builder(), dir: None }
+        EnsembleBuilder { size, server: ZooKeeperServer::builder(), dir: None, hosts: Vec::new() }
     }
 
     /// Starts an ensemble of `size` members with default settings.

@@ -9,26 +9,27 @@
 //! still holds after its outcome is known would then delete what a later upload needs: what a sweep collects therefore
 //! also checks the version of the chunks' parent, and a sweep is over only once that version has moved on.
 
-use std::collections::btree_map::Entry;
+mod deletion;
+mod listing;
+mod upload;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::entry::Position;
+use self::upload::Upload;
+pub use self::upload::CHUNKS_MAX;
 use crate::keeper::{Op, Outcome, Reason, Reply, Request, SessionNumber};
 use crate::path::{self, GroupPaths, WalName};
+use crate::planted;
 use crate::reader::{Ask, Place, Tail};
-use crate::record::{self, ChunkName, Manifest, Pin, Pointer, SnapshotName, Uuid, FORMAT};
-use crate::sweep::{self, Inventory};
+use crate::record::{ChunkName, Pointer, SnapshotName, Uuid};
+use crate::sweep::Inventory;
 use crate::writer::Acknowledged;
 
-/// How long a pin delays the deletion of the snapshot it names.
-const PIN_HOLDS: Duration = Duration::from_secs(120);
 /// Pause before what is unknown is issued again.
 const AGAIN: Duration = Duration::from_millis(50);
-/// Chunks a manifest may name, so that it stays one znode: 12,000 of at most 512 KiB.
-pub const CHUNKS_MAX: usize = 12_000;
 
 /// What the leader must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,17 +66,6 @@ enum Kind {
     Delete,
     /// Moves that version on.
     Close,
-}
-
-#[derive(Debug)]
-struct Upload {
-    base: Position,
-    voters: Vec<u64>,
-    names: Vec<ChunkName>,
-    bytes: u64,
-    pending: BTreeMap<[u8; 32], Bytes>,
-    ended: bool,
-    sealing: bool,
 }
 
 /// The archive as its leader knows it.
@@ -151,6 +141,11 @@ impl Archive {
         &self.pointer.0
     }
 
+    /// Whether this leadership still deletes what is superfluous; if not, the next one does.
+    pub fn deletes(&self) -> bool {
+        !self.swept_out
+    }
+
     /// Segments and marks in all WALs.
     pub fn segments(&self) -> u64 {
         self.inventory.segments()
@@ -196,7 +191,10 @@ impl Archive {
     }
 
     fn fenced(&mut self, kind: Kind, ops: Vec<Op>) {
-        let mut all = vec![Op::Check { path: self.paths.ballot(), version: self.version }];
+        let unfenced = planted!(SweepWithoutFence) && matches!(kind, Kind::Delete | Kind::Close);
+        // ZooKeeper takes -1 for any version.
+        let version = if unfenced { -1 } else { self.version };
+        let mut all = vec![Op::Check { path: self.paths.ballot(), version }];
         all.extend(ops);
         self.issue(kind, Request::Multi(all));
     }
@@ -259,6 +257,13 @@ impl Archive {
                     self.delete_next();
                 }
             }
+            // That speaks of the moment, not of what is there: the same again, until it is allowed. With less the WAL
+            // would grow to its limit, and this leadership would take no write any more.
+            (Kind::Delete, Reason::QuotaExceeded | Reason::NoAuth) => {
+                self.events.push(ArchiveEvent::Failed(format!("deletion refused: reason={reason:?}")));
+                self.again_at = self.now + AGAIN;
+                self.again.push((kind, request));
+            }
             (Kind::Delete, reason) => {
                 // What was planned is forgotten: going on with later names would leave a hole. The next leadership
                 // lists anew.
@@ -298,79 +303,16 @@ impl Archive {
 
     fn done(&mut self, kind: Kind, session: SessionNumber, reply: Reply) {
         match (kind, reply) {
-            (Kind::Open, _) => {
-                self.session = Some(session);
-                let children = |path| Request::Children { path, watch: false };
-                self.issue(Kind::Chunks, children(self.paths.chunks()));
-                self.issue(Kind::Manifests, children(self.paths.manifests()));
-                self.issue(Kind::Pins, children(self.paths.pins()));
-                let path = self.paths.chunks();
-                self.get(Kind::Epoch, path);
-                self.listing = 4;
-            }
-            (Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Epoch, _) if self.session != Some(session) => {
-                // Another session may lag behind the fence: list anew.
-                self.listing = 0;
-                let of_listing = |kind: &Kind| {
-                    matches!(kind, Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Pin(_) | Kind::Epoch)
-                };
-                self.jobs.retain(|_, (kind, _)| !of_listing(kind));
-                self.again.retain(|(kind, _)| !of_listing(kind));
-                self.list();
-            }
-            (Kind::Epoch, Reply::Data(data)) => {
-                self.epoch = data.map_or(0, |(_, stat)| stat.version);
-                self.listed();
-            }
-            (Kind::Chunks, Reply::Children(names)) => {
-                self.chunks = Some(names.unwrap_or_default().iter().filter_map(|name| parse_hash(name)).collect());
-                self.listed();
-            }
-            (Kind::Manifests, Reply::Children(names)) => {
-                self.manifests =
-                    Some(names.unwrap_or_default().iter().filter_map(|name| parse_manifest(name)).collect());
-                self.listed();
-            }
-            (Kind::Pins, Reply::Children(names)) => {
-                let nodes: Vec<_> =
-                    names.unwrap_or_default().iter().filter_map(|name| path::number(name, 20)).collect();
-                // A restore that ended takes its pin away.
-                self.pins.retain(|node, _| nodes.contains(node));
-                for node in nodes {
-                    self.listing += 1;
-                    let path = self.paths.pin(node);
-                    self.get(Kind::Pin(node), path);
-                }
-                self.listed();
-            }
-            (Kind::Pin(node), Reply::Data(data)) => {
-                let pin: Option<Pin> = data.and_then(|(bytes, _)| record::open(&bytes, Some(self.uuid)).ok());
-                match pin.and_then(|pin| pin.snapshot) {
-                    Some(name) if self.pins.get(&node).is_some_and(|(known, _)| *known == name) => {}
-                    Some(name) => {
-                        self.pins.insert(node, (name, self.now));
-                    }
-                    None => {
-                        self.pins.remove(&node);
-                    }
-                }
-                self.listed();
-            }
-            (Kind::Manifest(name), Reply::Data(data)) => {
-                let manifest: Option<Manifest> = data.and_then(|(bytes, _)| record::open(&bytes, Some(self.uuid)).ok());
-                match manifest {
-                    Some(manifest) => {
-                        self.contents.insert(name, hashes(&manifest.chunks));
-                        self.listed();
-                    }
-                    // A named snapshot whose content is not known keeps everything.
-                    None => {
-                        self.listing = 0;
-                        self.sweep_due = false;
-                        self.jobs.retain(|_, (kind, _)| !matches!(kind, Kind::Manifest(_)));
-                    }
-                }
-            }
+            (
+                kind @ (Kind::Open
+                | Kind::Chunks
+                | Kind::Manifests
+                | Kind::Pins
+                | Kind::Pin(_)
+                | Kind::Manifest(_)
+                | Kind::Epoch),
+                reply,
+            ) => self.list_read(kind, session, reply),
             (Kind::CreateChunk(hash), Reply::Done) => {
                 let path = self.paths.chunk(&hash);
                 self.get(Kind::ReadChunk(hash), path);
@@ -383,268 +325,15 @@ impl Archive {
             }
             (Kind::Delete, Reply::Done) => self.delete_next(),
             (Kind::Close, Reply::Done) => self.sweep = None,
-            (kind, reply) => self.give_up(format!("answer of the wrong kind: {kind:?} {reply:?}")),
+            (kind, reply) => self.answered_wrongly(&kind, &reply),
         }
     }
 
-    // ---- listing --------------------------------------------------------------------------------------------------
-
-    fn list(&mut self) {
-        self.listing = 1;
-        self.fenced(Kind::Open, Vec::new());
-    }
-
-    fn listed(&mut self) {
-        self.listing = self.listing.saturating_sub(1);
-        if self.listing > 0 {
-            return;
-        }
-        // Contents of everything that is to be kept must be known before anything is deleted.
-        let missing: Vec<_> = self.kept().into_iter().filter(|name| !self.contents.contains_key(name)).collect();
-        if missing.is_empty() {
-            return self.begin_sweep();
-        }
-        self.listing = missing.len();
-        for name in missing {
-            let path = self.paths.manifest(name.0, name.1);
-            self.get(Kind::Manifest(name), path);
-        }
-    }
-
-    /// Snapshots the pointer names, and those pinned lately that still exist.
-    fn kept(&self) -> BTreeSet<(u64, u64)> {
-        let Pointer { newest, previous, .. } = &self.pointer.0;
-        let named = newest.iter().chain(previous).map(|name| (name.index, name.term));
-        let pinned = self
-            .pins
-            .values()
-            .filter(|(_, since)| self.now.saturating_sub(*since) < PIN_HOLDS)
-            .map(|(name, _)| (name.index, name.term))
-            .filter(|name| self.manifests.as_ref().is_some_and(|manifests| manifests.contains(name)));
-        named.chain(pinned).collect()
-    }
-
-    // ---- upload ---------------------------------------------------------------------------------------------------
-
-    /// Begins to upload a snapshot of the state at `base`.
-    ///
-    /// # Panics
-    /// Unless the archive is idle.
-    pub fn begin(&mut self, base: Position, voters: Vec<u64>) {
-        assert!(self.idle(), "upload begun while something else is under way");
-        self.upload = Some(Upload {
-            base,
-            voters,
-            names: Vec::new(),
-            bytes: 0,
-            pending: BTreeMap::new(),
-            ended: false,
-            sealing: false,
-        });
-    }
-
-    /// Takes the next chunk.
-    pub fn chunk(&mut self, chunk: Bytes) -> (Vec<Ask>, Vec<ArchiveEvent>) {
-        let Some(upload) = &mut self.upload else { return self.flush() };
-        let hash = *blake3::hash(&chunk).as_bytes();
-        upload.names.push(ChunkName { hash: Bytes::copy_from_slice(&hash), length: chunk.len() as u32 });
-        upload.bytes += chunk.len() as u64;
-        if upload.names.len() > CHUNKS_MAX {
-            self.give_up(format!("snapshot too large: chunks > {CHUNKS_MAX}; make the state smaller"));
-            return self.flush();
-        }
-        let there = self.chunks.as_ref().is_some_and(|chunks| chunks.contains(&hash));
-        match upload.pending.entry(hash) {
-            Entry::Occupied(_) => self.events.push(ArchiveEvent::Credit(1)),
-            Entry::Vacant(_) if there && self.sound.contains(&hash) => self.events.push(ArchiveEvent::Credit(1)),
-            Entry::Vacant(place) if there => {
-                // Made by another leadership: a snapshot must not rest on it unseen.
-                place.insert(chunk);
-                let path = self.paths.chunk(&hash);
-                self.get(Kind::ReadChunk(hash), path);
-            }
-            Entry::Vacant(place) => {
-                place.insert(chunk.clone());
-                let create = Op::Create { path: self.paths.chunk(&hash), data: chunk, ephemeral: false };
-                self.fenced(Kind::CreateChunk(hash), vec![create]);
-            }
-        }
-        self.flush()
-    }
-
-    /// All chunks were given.
-    pub fn end(&mut self) -> (Vec<Ask>, Vec<ArchiveEvent>) {
-        if let Some(upload) = &mut self.upload {
-            upload.ended = true;
-        }
-        self.seal_manifest();
-        self.flush()
-    }
-
-    /// The state machine could not go on.
-    pub fn abandon(&mut self, why: String) -> (Vec<Ask>, Vec<ArchiveEvent>) {
-        self.give_up(why);
-        self.flush()
-    }
-
-    /// A chunk was read back, or for the first time.
-    fn verified(&mut self, hash: [u8; 32], found: Option<Bytes>) {
-        let Some(upload) = &mut self.upload else { return };
-        let Some(bytes) = upload.pending.get(&hash).cloned() else { return };
-        match found {
-            Some(found) if found == bytes => {
-                upload.pending.remove(&hash);
-                if let Some(chunks) = &mut self.chunks {
-                    chunks.insert(hash);
-                }
-                self.sound.insert(hash);
-                self.events.push(ArchiveEvent::Credit(1));
-                self.seal_manifest();
-            }
-            // Damaged by another hand, under a name that says what it should be: put the right bytes there.
-            Some(_) => {
-                let path = self.paths.chunk(&hash);
-                let delete = Op::Delete { path: path.clone(), version: None };
-                let create = Op::Create { path, data: bytes, ephemeral: false };
-                self.fenced(Kind::CreateChunk(hash), vec![delete, create]);
-            }
-            // Deleted by another hand, or read on another session, which lags: creating it tells, and is looked at again.
-            None => {
-                let create = Op::Create { path: self.paths.chunk(&hash), data: bytes, ephemeral: false };
-                self.fenced(Kind::CreateChunk(hash), vec![create]);
-            }
-        }
-    }
-
-    fn seal_manifest(&mut self) {
-        let Some(upload) = &mut self.upload else { return };
-        if !upload.ended || !upload.pending.is_empty() || upload.sealing {
-            return;
-        }
-        upload.sealing = true;
-        let manifest = Manifest {
-            format: FORMAT,
-            uuid: self.uuid.to_bytes(),
-            index: upload.base.index,
-            term: upload.base.term,
-            hash: upload.base.hash.to_bytes(),
-            voters: upload.voters.clone(),
-            chunks: upload.names.clone(),
-            bytes: upload.bytes,
-        };
-        let path = self.paths.manifest(upload.base.index, upload.base.term);
-        let create = Op::Create { path, data: record::seal(&manifest), ephemeral: false };
-        self.manifest(Kind::CreateManifest, vec![create]);
-    }
-
-    /// Once the pointer has moved, no late copy of what made its manifest may touch it.
-    fn manifest(&mut self, kind: Kind, ops: Vec<Op>) {
-        let mut all = vec![Op::Check { path: self.paths.pointer(), version: self.pointer.1 }];
-        all.extend(ops);
-        self.fenced(kind, all);
-    }
-
-    fn moved(&self) -> Option<Pointer> {
-        let base = self.upload.as_ref()?.base;
-        Some(Pointer {
-            format: FORMAT,
-            uuid: self.uuid.to_bytes(),
-            newest: Some(SnapshotName { index: base.index, term: base.term }),
-            previous: self.pointer.0.newest,
-        })
-    }
-
-    fn move_pointer(&mut self) {
-        let Some(pointer) = self.moved() else { return };
-        let set = Op::Set { path: self.paths.pointer(), data: record::seal(&pointer), version: self.pointer.1 };
-        self.fenced(Kind::Pointer, vec![set]);
-    }
-
-    fn published(&mut self) {
-        let (Some(pointer), Some(upload)) = (self.moved(), self.upload.take()) else { return };
-        self.pointer = (pointer.clone(), self.pointer.1 + 1);
-        let name = (upload.base.index, upload.base.term);
-        self.contents.insert(name, hashes(&upload.names));
-        if let Some(manifests) = &mut self.manifests {
-            manifests.insert(name);
-        }
-        self.sweep_due = true;
-        self.events.push(ArchiveEvent::Published(pointer));
-    }
-
-    /// The pointer had another version: an earlier attempt moved it, or another hand did.
-    fn pointer_read(&mut self, data: Option<(Bytes, i32)>) {
-        let found = data.and_then(|(bytes, version)| {
-            record::open::<Pointer>(&bytes, Some(self.uuid)).ok().map(|pointer| (pointer, version))
-        });
-        match (found, self.moved()) {
-            (Some((found, version)), Some(wanted)) if found == wanted => {
-                self.pointer.1 = version - 1;
-                self.published();
-            }
-            (Some((_, version)), Some(_)) if version <= self.pointer.1 => {
-                // A session that lags: try again.
-                self.move_pointer();
-            }
-            (found, _) => self.give_up(format!("pointer changed by another hand: {found:?}")),
-        }
-    }
-
-    // ---- sweep ----------------------------------------------------------------------------------------------------
-
-    fn begin_sweep(&mut self) {
-        self.sweep_due = false;
-        let mut batches = match self.pointer.0.previous {
-            _ if self.swept_out => Vec::new(),
-            Some(previous) => self.inventory.trim(&self.paths, previous),
-            None => Vec::new(),
-        };
-        let kept = self.kept();
-        self.contents.retain(|name, _| kept.contains(name));
-        if let (Some(manifests), Some(chunks), false) = (&mut self.manifests, &mut self.chunks, self.swept_out) {
-            let superfluous = sweep::collect(&self.paths, manifests, chunks, &self.contents);
-            self.collected = !superfluous.is_empty();
-            batches.extend(superfluous);
-            self.sound.retain(|hash| chunks.contains(hash));
-        }
-        self.sweep = Some(batches.into());
-        self.delete_next();
-    }
-
-    fn delete_next(&mut self) {
-        match self.sweep.as_mut().and_then(VecDeque::pop_front) {
-            Some(ops) => {
-                let mut all = vec![Op::Check { path: self.paths.chunks(), version: self.epoch }];
-                all.extend(ops);
-                self.fenced(Kind::Delete, all);
-            }
-            // Nothing was collected that could come back.
-            None if !self.collected => self.sweep = None,
-            None => {
-                self.collected = false;
-                let close = Op::Set { path: self.paths.chunks(), data: Bytes::new(), version: self.epoch };
-                self.fenced(Kind::Close, vec![close]);
-            }
-        }
+    fn answered_wrongly(&mut self, kind: &Kind, reply: &Reply) {
+        self.give_up(format!("answer of the wrong kind: {kind:?} {reply:?}"));
     }
 }
 
 fn hashes(chunks: &[ChunkName]) -> BTreeSet<[u8; 32]> {
     chunks.iter().filter_map(|chunk| chunk.hash[..].try_into().ok()).collect()
-}
-
-fn parse_hash(name: &str) -> Option<[u8; 32]> {
-    let mut hash = [0; 32];
-    if name.len() != 64 || !name.is_ascii() {
-        return None;
-    }
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&name[at * 2..at * 2 + 2], 16).ok()?;
-    }
-    Some(hash)
-}
-
-fn parse_manifest(name: &str) -> Option<(u64, u64)> {
-    let (index, term) = name.split_once('-')?;
-    Some((path::number(index, 20)?, path::number(term, 20)?))
 }

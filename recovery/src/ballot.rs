@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::keeper::{Op, Reason, Refusal, Request};
 use crate::path::{self, GroupPaths, WalName};
+use crate::planted;
 use crate::record::{self, Ballot, WalHeader, FORMAT};
 
 /// What a refused seal means. An earlier attempt of the same seal may have been applied all the same.
@@ -45,6 +46,9 @@ pub fn wal_header(ballot: &Ballot) -> Bytes {
 /// A crash right after is harmless: the ballot names a leadership that never appends, and the next seal exceeds it.
 pub fn seal(paths: &GroupPaths, ballot: &Ballot, expected: i32, registration: i32) -> Request {
     let wal = WalName { term: ballot.term, node: ballot.node };
+    // ZooKeeper takes -1 for any version.
+    let registration = if planted!(SealBySupersededProcess) { -1 } else { registration };
+    let expected = if planted!(SealWithoutCompare) { -1 } else { expected };
     Request::Multi(vec![
         Op::Check { path: path::node(ballot.node), version: registration },
         Op::Set { path: paths.ballot(), data: record::seal(ballot), version: expected },

@@ -8,6 +8,8 @@ pub mod genesis;
 pub mod keeper;
 pub mod model;
 pub mod path;
+#[doc(hidden)]
+pub mod planted;
 pub mod reader;
 pub mod record;
 pub mod segment;

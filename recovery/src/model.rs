@@ -6,6 +6,7 @@
 //! server's socket to be applied *later*, and which session expires. So a simulation can bring about every order of
 //! events a real ensemble can, and a seed repeats it.
 
+mod fault;
 mod frame;
 mod tree;
 mod watch;
@@ -15,8 +16,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
-
+pub use self::fault::Backup;
 pub use self::frame::{frame_bytes, JUTE_MAX_BUFFER};
 use self::tree::Touched;
 pub use self::tree::{Tree, Znode};
@@ -113,13 +113,6 @@ pub enum AttachError {
     Behind,
 }
 
-/// The state of the whole ensemble at some moment, to be put back later.
-#[derive(Clone, Debug)]
-pub struct Backup {
-    tree: Tree,
-    zxid: i64,
-}
-
 #[derive(Debug)]
 struct Server {
     tree: Tree,
@@ -135,6 +128,8 @@ struct Session {
     pipe: VecDeque<(RequestId, Request)>,
     outbox: VecDeque<Delivery>,
     watches: Watches,
+    // Answers on their way, each with the transactions of the log it shows the effect of.
+    answers: VecDeque<(RequestId, usize)>,
     // Transactions of the log the client has seen the effect of.
     seen: usize,
     closed: bool,
@@ -157,8 +152,6 @@ pub struct ZooModel {
     sessions: BTreeMap<SessionId, Session>,
     sockets: Vec<Socket>,
     generation: u64,
-    chroot_bytes: usize,
-    max_buffer: usize,
 }
 
 impl ZooModel {
@@ -172,15 +165,7 @@ impl ZooModel {
             sessions: BTreeMap::new(),
             sockets: Vec::new(),
             generation: 0,
-            chroot_bytes: 0,
-            max_buffer: JUTE_MAX_BUFFER,
         }
-    }
-
-    /// Sets how many bytes of a request the servers take, and how long the chroot's path is.
-    pub fn limit_requests(&mut self, max_buffer: usize, chroot_bytes: usize) {
-        self.max_buffer = max_buffer;
-        self.chroot_bytes = chroot_bytes;
     }
 
     /// The tree with every committed transaction in it.
@@ -215,7 +200,6 @@ impl ZooModel {
         self.commit(id, Change::Opened);
         self.sessions.insert(id, Session { server: Some(server), owner: server, ..Session::default() });
         self.catch_up(server);
-        self.saw(id, server);
         id
     }
 
@@ -257,12 +241,17 @@ impl ZooModel {
         self.sessions.get(&id).map_or(0, |session| session.pipe.len())
     }
 
+    /// The oldest request in a connection's socket.
+    pub fn oldest(&self, id: SessionId) -> Option<RequestId> {
+        self.sessions.get(&id)?.pipe.front().map(|(request_id, _)| *request_id)
+    }
+
     /// Serves the oldest request of a session's connection: a write is committed at once, a read answered from what
     /// the server has applied. A connection serves its requests in order, and its reads see its earlier writes.
     pub fn serve(&mut self, id: SessionId) -> Served {
         let Some(server) = self.attached(id) else { return Served::Nothing };
         let Some((request_id, request)) = self.session(id).pipe.pop_front() else { return Served::Nothing };
-        if frame_bytes(&request, self.chroot_bytes) > self.max_buffer {
+        if frame_bytes(&request, 0) > JUTE_MAX_BUFFER {
             self.session(id).pipe.push_front((request_id, request));
             return Served::HungUp;
         }
@@ -274,14 +263,40 @@ impl ZooModel {
             }
             read => self.read(id, server, read),
         };
-        self.session(id).outbox.push_back(Delivery::Outcome { id: request_id, outcome });
-        self.saw(id, server);
+        self.answer(id, server, request_id, outcome);
         Served::Answered
     }
 
-    /// What the server has sent to a client since this was asked last.
+    fn answer(&mut self, id: SessionId, server: ServerNumber, request_id: RequestId, outcome: Outcome) {
+        let applied = self.servers[server].applied;
+        let session = self.session(id);
+        session.outbox.push_back(Delivery::Outcome { id: request_id, outcome });
+        session.answers.push_back((request_id, applied));
+    }
+
+    /// What the server has sent to a client since this was asked last. It has arrived.
     pub fn deliveries(&mut self, id: SessionId) -> Vec<Delivery> {
+        let sent = self.sent(id);
+        for delivery in &sent {
+            if let Delivery::Outcome { id: request, .. } = delivery {
+                self.received(id, *request);
+            }
+        }
+        sent
+    }
+
+    /// What the server has sent to a client since this was asked last. Until the answer of a request is
+    /// [received](Self::received) the client knows nothing of it, and finds a server that is behind it good enough.
+    pub fn sent(&mut self, id: SessionId) -> Vec<Delivery> {
         self.session(id).outbox.drain(..).collect()
+    }
+
+    /// The answer of a request has arrived at the client: from now on no server behind it will do.
+    pub fn received(&mut self, id: SessionId, request: RequestId) {
+        let session = self.session(id);
+        let Some(at) = session.answers.iter().position(|(answered, _)| *answered == request) else { return };
+        let shown = session.answers.drain(..=at).map(|(_, applied)| applied).max().unwrap_or_default();
+        session.seen = session.seen.max(shown);
     }
 
     /// Lets a server apply up to `count` more transactions; the watches of its sessions fire.
@@ -309,6 +324,7 @@ impl ZooModel {
     /// be served later, by [`serve_adrift`](Self::serve_adrift); the others are gone.
     pub fn cut(&mut self, id: SessionId, adrift: usize) -> Lost {
         let session = self.session(id);
+        session.answers.clear();
         let mut unanswered: Vec<RequestId> = session.outbox.drain(..).filter_map(outcome_of).collect();
         unanswered.extend(session.pipe.iter().map(|(request_id, _)| *request_id));
         let pipe: VecDeque<Request> = session.pipe.drain(..).take(adrift).map(|(_, request)| request).collect();
@@ -375,73 +391,18 @@ impl ZooModel {
                 }
             }
             match self.session(id).outbox.pop_back() {
-                Some(Delivery::Outcome { id, outcome }) if id == own => return outcome,
+                Some(Delivery::Outcome { id: answered, outcome }) if answered == own => {
+                    self.received(id, own);
+                    return outcome;
+                }
                 Some(other) => self.session(id).outbox.push_back(other),
                 None => {}
             }
         }
     }
 
-    /// Withdraws or gives back every permission on one znode.
-    pub fn deny(&mut self, path: &str, denied: bool) {
-        for tree in self.servers.iter_mut().map(|server| &mut server.tree).chain([&mut self.head]) {
-            tree.deny(path, denied);
-        }
-    }
-
-    /// Lets an enforced quota be exhausted below one znode: nothing can be created there. `None` lifts it.
-    pub fn exhaust_quota(&mut self, prefix: Option<&str>) {
-        for tree in self.servers.iter_mut().map(|server| &mut server.tree).chain([&mut self.head]) {
-            tree.limit(prefix);
-        }
-    }
-
-    /// An operator's hand: overwrites a znode, or removes it with everything below it (`None`).
-    pub fn tamper(&mut self, path: &str, data: Option<Bytes>) {
-        self.zxid += 1;
-        for server in 0..self.servers.len() {
-            self.catch_up(server);
-        }
-        let (zxid, trees) = (self.zxid, self.servers.iter_mut().map(|server| &mut server.tree));
-        for tree in trees.chain([&mut self.head]) {
-            tree.force(path, data.clone(), zxid);
-        }
-    }
-
-    /// The ensemble as it is now.
-    pub fn backup(&self) -> Backup {
-        Backup { tree: self.head.clone(), zxid: self.zxid }
-    }
-
-    /// The ensemble goes back to an earlier state; every session is over, without a transaction to say so.
-    pub fn roll_back(&mut self, backup: &Backup) {
-        self.generation += 1;
-        self.head = backup.tree.clone();
-        // A restarted ensemble counts on in a new epoch.
-        self.zxid = ((backup.zxid >> 32) + 1) << 32;
-        self.log.clear();
-        self.sockets.clear();
-        for server in &mut self.servers {
-            *server = Server { tree: self.head.clone(), applied: 0 };
-        }
-        for session in self.sessions.values_mut() {
-            *session = Session { closed: true, ..Session::default() };
-        }
-    }
-
-    /// The ensemble loses everything.
-    pub fn wipe(&mut self) {
-        self.roll_back(&Backup { tree: Tree::default(), zxid: 0 });
-    }
-
     fn session(&mut self, id: SessionId) -> &mut Session {
         self.sessions.get_mut(&id).unwrap_or_else(|| panic!("no such session: {id:?}"))
-    }
-
-    fn saw(&mut self, id: SessionId, server: ServerNumber) {
-        let applied = self.servers[server].applied;
-        let session = self.session(id);
-        session.seen = session.seen.max(applied);
     }
 
     fn commit(&mut self, session: SessionId, change: Change) {

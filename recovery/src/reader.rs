@@ -15,6 +15,7 @@ use crate::chain::{self, Chain, Item};
 use crate::entry::{Entry, EntryHash, Position};
 use crate::keeper::{Op, Outcome, Reason, Reply, Request, SessionNumber};
 use crate::path::{self, GroupPaths, WalName};
+use crate::planted;
 use crate::record::{self, Manifest, Pointer, SnapshotName, Uuid};
 use crate::segment;
 
@@ -30,8 +31,7 @@ pub struct Pass {
     pub uuid: Uuid,
     /// Version the ballot must keep during the pass.
     pub version: i32,
-    /// The term that sealed: only lower terms' WALs are read, and success needs no second check, since nobody but the
-    /// reader can change what it read. `None` for an observer, whose pass is closed by a check in any case.
+    /// The term that sealed: only lower terms' WALs are read. `None` for an observer.
     pub sealed: Option<u64>,
     /// The reader's own log is right up to here: nothing at or below is read again, except where WALs meet.
     pub committed: Position,
@@ -184,6 +184,7 @@ impl Reader {
         };
         match opened {
             Some(_) => reader.queue.extend([Query::Pointer, Query::Wals]),
+            None if planted!(PassWithoutOpening) => reader.queue.extend([Query::Pointer, Query::Wals]),
             None => reader.queue.push_back(Query::Open),
         }
         let asks = reader.ask();
@@ -255,7 +256,9 @@ impl Reader {
         };
         match self.session {
             None => self.session = Some(session),
-            Some(own) if own != session => return Some(End::Again("session changed during the pass".into())),
+            Some(own) if own != session && !planted!(PassOverTwoSessions) => {
+                return Some(End::Again("session changed during the pass".into()))
+            }
             Some(_) => {}
         }
         // After a verdict only its confirmation matters.
@@ -283,6 +286,9 @@ impl Reader {
             Request::Get { path, .. } | Request::Exists { path, .. } | Request::Children { path, .. } => path,
         };
         match (query, reason) {
+            (Query::Close, Reason::BadVersion) if planted!(ClosingCheckIgnored) => {
+                self.verdict.clone().unwrap_or(End::Lost)
+            }
             (Query::Open | Query::Close, Reason::BadVersion | Reason::NoNode) => End::Lost,
             (_, Reason::NoAuth) => End::Denied { path: path.to_owned() },
             _ => End::Again(format!("refused: path={path} reason={reason:?}")),
@@ -384,6 +390,8 @@ impl Reader {
             Err(error) => return self.damaged(path, name.index, error, true),
         };
         match EntryHash::from_slice(&manifest.hash) {
+            // The log goes on behind a snapshot, and behind the last number there is none.
+            _ if manifest.index == u64::MAX => self.damaged(path, name.index, "no log reaches this index", true),
             Some(hash) if (manifest.index, manifest.term) == (name.index, name.term) => {
                 self.base = Position { index: name.index, term: name.term, hash };
                 self.snapshot = Some(manifest);
@@ -395,7 +403,9 @@ impl Reader {
 
     /// Chooses what to read: everything that reaches beyond the base, and each WAL's last.
     fn choose(&mut self) {
-        for (wal, items) in self.wals.iter().flatten() {
+        let wals = self.wals.iter().flatten();
+        let skipped = if planted!(OlderWalSkipped) { wals.clone().count().saturating_sub(2) } else { 0 };
+        for (wal, items) in wals.skip(skipped) {
             let mut items = items.iter().peekable();
             while let Some((first, bucket)) = items.next() {
                 let next = items.peek().map(|(first, _)| *first);
@@ -417,7 +427,14 @@ impl Reader {
         let path = self.item_path(&self.plan[at]);
         let item = &mut self.plan[at];
         let index = item.first;
-        let Some(bytes) = data else { return self.damaged(path, index, "segment missing", false) };
+        let Some(bytes) = data else {
+            if planted!(MissingSegmentIsTheEnd) {
+                let (wal, first) = (item.wal, item.first);
+                self.plan.retain(|item| item.wal < wal || (item.wal == wal && item.first < first));
+                return self.finish();
+            }
+            return self.damaged(path, index, "segment missing", false);
+        };
         match segment::decode(&bytes, self.pass.uuid, item.wal.term, item.first) {
             Ok(decoded) if decoded.ordinal / path::BUCKET_SEGMENTS == item.bucket => {
                 self.bytes += bytes.len() as u64;
@@ -483,7 +500,8 @@ impl Reader {
         self.close(End::Damaged { path, index, what: what.to_string(), snapshot });
     }
 
-    /// Nothing bad is believed, and no observer's success, before the ballot was checked once more.
+    /// Nothing is believed, good or bad, before the ballot was checked once more: whoever sealed meanwhile may trim, and a
+    /// WAL that is gone altogether is not even missed.
     fn close(&mut self, verdict: End) {
         if self.verdict.is_none() {
             self.verdict = Some(verdict);

@@ -12,7 +12,7 @@ pub const SEGMENT_BYTES: usize = 256 * 1024;
 pub const ENTRY_BYTES_MAX: usize = 512 * 1024;
 
 /// ZooKeeper's default `jute.maxbuffer`: a larger request makes the server drop the connection.
-pub const REQUEST_BYTES_MAX: usize = 0xf_ffff;
+pub(crate) const REQUEST_BYTES_MAX: usize = 0xf_ffff;
 
 // Room for paths, checks, a mark and the record's own fields beside the largest segment.
 const _: () = assert!(ENTRY_BYTES_MAX + 16 * 1024 < REQUEST_BYTES_MAX);
@@ -64,24 +64,17 @@ pub fn encode(uuid: Uuid, term: u64, ordinal: u64, prev: Position, entries: Vec<
         assert!(entry.index == end.index + 1, "segment with a gap: prev={} index={}", end.index, entry.index);
         end = end.next(entry);
     }
-    let record = Segment {
-        format: FORMAT,
-        uuid: uuid.to_bytes(),
-        term,
-        ordinal,
-        prev_index: prev.index,
-        prev_term: prev.term,
-        prev_hash: prev.hash.to_bytes(),
-        hash: end.hash.to_bytes(),
-        entries,
-        closed_by: 0,
-    };
-    (record::seal(&record), end)
+    let empty = without_entries(uuid, term, ordinal, prev);
+    (record::seal(&Segment { hash: end.hash.to_bytes(), entries, ..empty }), end)
 }
 
 /// Encodes the mark that ends a WAL behind `prev`.
 pub fn encode_closed(uuid: Uuid, term: u64, ordinal: u64, prev: Position, by: u64) -> Bytes {
-    record::seal(&Segment {
+    record::seal(&Segment { closed_by: by, ..without_entries(uuid, term, ordinal, prev) })
+}
+
+fn without_entries(uuid: Uuid, term: u64, ordinal: u64, prev: Position) -> Segment {
+    Segment {
         format: FORMAT,
         uuid: uuid.to_bytes(),
         term,
@@ -91,8 +84,8 @@ pub fn encode_closed(uuid: Uuid, term: u64, ordinal: u64, prev: Position, by: u6
         prev_hash: prev.hash.to_bytes(),
         hash: prev.hash.to_bytes(),
         entries: Vec::new(),
-        closed_by: by,
-    })
+        closed_by: 0,
+    }
 }
 
 /// Decodes the segment of the WAL of `term` whose name says that its first index is `first`.
@@ -123,7 +116,8 @@ pub fn decode(bytes: &Bytes, uuid: Uuid, term: u64, first: u64) -> Result<Decode
     let mut end = prev;
     let mut entries = Vec::with_capacity(record.entries.len());
     for entry in record.entries {
-        if entry.index != end.index + 1 {
+        // The last number there is has none behind it, where the next segment would begin.
+        if end.index.checked_add(1) != Some(entry.index) || entry.index == u64::MAX {
             return Err(field("entries.index"));
         }
         // Terms of a log never fall, and nothing in a WAL is newer than its leadership.
@@ -174,6 +168,18 @@ mod tests {
         assert!(matches!(decode(&bytes, Uuid([8; 16]), 3, 1), Err(RecordError::Foreign { .. })));
         assert_eq!(decode(&bytes, UUID, 4, 1), Err(RecordError::Field { kind: "segment", field: "term" }));
         assert_eq!(decode(&bytes, UUID, 3, 2), Err(RecordError::Field { kind: "segment", field: "prev_index" }));
+    }
+
+    #[test]
+    fn a_segment_that_reaches_the_end_of_all_numbers_is_refused() {
+        let prev = Position { index: u64::MAX - 1, ..Position::START };
+        let (bytes, end) = encode(UUID, 3, 0, prev, vec![entry(u64::MAX, 3)]);
+        let refused = Err(RecordError::Field { kind: "segment", field: "entries.index" });
+        assert_eq!(decode(&bytes, UUID, 3, u64::MAX), refused);
+        // And one entry more than there are numbers.
+        let entries = vec![entry(u64::MAX, 3), entry(0, 3)];
+        let beyond = Segment { hash: end.hash.to_bytes(), entries, ..without_entries(UUID, 3, 0, prev) };
+        assert_eq!(decode(&record::seal(&beyond), UUID, 3, u64::MAX), refused);
     }
 
     #[test]

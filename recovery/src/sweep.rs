@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::keeper::Op;
 use crate::path::{GroupPaths, WalName, BUCKET_SEGMENTS};
+use crate::planted;
 use crate::reader::{Tail, WalInventory};
 use crate::record::SnapshotName;
 use crate::writer::Acknowledged;
@@ -66,6 +67,8 @@ impl Inventory {
     /// Takes out what the snapshot at `previous` makes superfluous; returns the transactions that delete it, in order.
     pub(crate) fn trim(&mut self, paths: &GroupPaths, previous: SnapshotName) -> Vec<Vec<Op>> {
         let mut batches = Batches::default();
+        let index = if planted!(TrimByAppliedIndex) { u64::MAX } else { previous.index };
+        let previous = SnapshotName { index, ..previous };
         while let Some(wal) = self.sealed.front_mut() {
             if !trim_sealed(paths, wal, previous.index, &mut batches) {
                 break;
@@ -95,7 +98,7 @@ impl Inventory {
             }
             self.current.pop_front();
             let mut ops = vec![delete(paths.segment(own, segment.ordinal, segment.first))];
-            if segment.ordinal == 0 {
+            if segment.ordinal == 0 && !planted!(TrimmedFirstSegmentMayReturn) {
                 ops.push(Op::Set { path: paths.wal(own), data: self.header.clone(), version: 0 });
             }
             if segment.ordinal / BUCKET_SEGMENTS != next.ordinal / BUCKET_SEGMENTS {

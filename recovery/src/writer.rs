@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::entry::{Entry, Position};
 use crate::keeper::{Op, Outcome, Reason, Reply, Request};
 use crate::path::{GroupPaths, WalName, BUCKET_SEGMENTS};
+use crate::planted;
 use crate::reader::{Ask, Place};
 use crate::record::Uuid;
 use crate::segment;
@@ -245,6 +246,10 @@ impl Writer {
             (State::Reading, Outcome::Refused(refusal)) => {
                 (Vec::new(), vec![WriterEvent::Refused { path: self.path(at), reason: refusal.reason }])
             }
+            (_, Outcome::Unknown(_)) if planted!(UnknownAppendIsDone) => {
+                self.flights[at].state = State::Done;
+                (Vec::new(), self.advance())
+            }
             (_, Outcome::Unknown(_) | Outcome::Ok(_)) => {
                 self.flights[at].state = State::Again;
                 (Vec::new(), Vec::new())
@@ -349,6 +354,12 @@ impl Writer {
             (Purpose::Ballot, Op::Check { path: self.paths.ballot(), version: self.version }),
             (Purpose::Predecessor, Op::Check { path: predecessor, version: 0 }),
         ];
+        if planted!(AppendWithoutFence | CreateIsTheFence) {
+            ops.retain(|(purpose, _)| *purpose != Purpose::Ballot);
+        }
+        if planted!(AppendWithoutPredecessor | CreateIsTheFence) {
+            ops.retain(|(purpose, _)| *purpose != Purpose::Predecessor);
+        }
         if flight.ordinal.is_multiple_of(BUCKET_SEGMENTS) {
             ops.push((Purpose::Bucket, create(self.paths.bucket(self.wal, flight.ordinal), &Bytes::new())));
         }
@@ -356,7 +367,7 @@ impl Writer {
             Purpose::Segment,
             create(self.paths.segment(self.wal, flight.ordinal, flight.first), &flight.record),
         ));
-        if flight.ordinal == 0 {
+        if flight.ordinal == 0 && !planted!(PreviousWalLeftOpen) {
             // A leadership that read the previous WAL short collides here, before anything is acknowledged.
             let place = self.previous;
             if place.ordinal.is_multiple_of(BUCKET_SEGMENTS) {

@@ -1,83 +1,27 @@
-//! Frames: how bytes are cut and checked on a connection between nodes.
-//!
-//! Length (4, little endian, of the payload alone), CRC32C of the payload (4, little endian), payload. The length is
-//! checked before a byte is allocated for it, so what a stranger sends costs nothing.
+//! Reads frames from a connection.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Bytes of payload between nodes that know each other. The largest message carries Raft's 1 MiB of entries and one
-/// more entry, which is smaller than what ZooKeeper takes.
-pub(crate) const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-const HEADER_BYTES: usize = 8;
-const _: () = assert!(FRAME_BYTES_MAX < u32::MAX as usize);
-
-/// Why no frame could be read. The connection is of no further use.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum FrameError {
-    /// The connection ended, within a frame or between two.
-    #[error("connection ended: {0}")]
-    Ended(#[from] std::io::Error),
-    /// No node of this kind sends as much.
-    #[error("frame too large: bytes={bytes} limit={limit}")]
-    TooLarge {
-        /// Length announced.
-        bytes: usize,
-        /// Length accepted.
-        limit: usize,
-    },
-    /// The payload is not what its checksum says.
-    #[error("frame damaged: crc found={found:08x} computed={computed:08x}")]
-    Damaged {
-        /// The checksum sent.
-        found: u32,
-        /// The checksum of the payload.
-        computed: u32,
-    },
-}
-
-impl FrameError {
-    /// Whether the other side sent what no healthy node sends.
-    pub(crate) fn is_bad_frame(&self) -> bool {
-        match self {
-            Self::Ended(_) => false,
-            Self::TooLarge { .. } | Self::Damaged { .. } => true,
-        }
-    }
-}
-
-/// Appends the frame of `payload` to `buffer`.
-///
-/// # Panics
-/// If the payload is larger than [`FRAME_BYTES_MAX`].
-pub(crate) fn put_frame(buffer: &mut BytesMut, payload: &[u8]) {
-    assert!(payload.len() <= FRAME_BYTES_MAX, "a frame is checked before it is queued: {}", payload.len());
-    buffer.reserve(HEADER_BYTES + payload.len());
-    buffer.put_u32_le(u32::try_from(payload.len()).expect("bounded by the assertion above"));
-    buffer.put_u32_le(crc32c::crc32c(payload));
-    buffer.put_slice(payload);
-}
+use crate::wire::frame::{FrameError, Header, HEADER_BYTES};
 
 /// Reads one frame of at most `limit` bytes of payload.
 pub(crate) async fn read_frame(reader: &mut (impl AsyncRead + Unpin), limit: usize) -> Result<Bytes, FrameError> {
-    let bytes = reader.read_u32_le().await? as usize;
-    let found = reader.read_u32_le().await?;
-    if bytes > limit {
-        return Err(FrameError::TooLarge { bytes, limit });
-    }
-    let mut payload = vec![0; bytes];
+    let mut header = [0; HEADER_BYTES];
+    reader.read_exact(&mut header).await?;
+    let header = Header::parse(header, limit)?;
+    let mut payload = vec![0; header.payload_bytes()];
     reader.read_exact(&mut payload).await?;
-    let computed = crc32c::crc32c(&payload);
-    if found != computed {
-        return Err(FrameError::Damaged { found, computed });
-    }
+    header.check(&payload)?;
     Ok(payload.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
+    use crate::wire::frame::{put_frame, FRAME_BYTES_MAX};
 
     #[tokio::test]
     async fn frames_come_out_as_they_went_in() {

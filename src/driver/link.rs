@@ -10,7 +10,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
 
-use super::frame::{put_frame, read_frame, FrameError, FRAME_BYTES_MAX};
+use super::frame::read_frame;
+use crate::wire::frame::{put_frame, FrameError, FRAME_BYTES_MAX};
 
 // What waits for a peer that does not read. Raft sends again what it misses, so more would only be older.
 const QUEUE_MESSAGES_MAX: usize = 4096;

@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::frame::FrameError;
-use super::handshake::{self, read_hello, HandshakeError, Welcome};
+use super::handshake::{self, read_hello};
 use super::peers::{Peers, HANDSHAKE_LIMIT};
 use crate::replica::event::{Incarnation, NodeId};
+use crate::wire::frame::FrameError;
+use crate::wire::handshake::{HandshakeError, Welcome};
 
 // Connections that have not said yet who they are, in all and from one address. A node needs a handful at a time.
 const STRANGERS_MAX: usize = 64;

@@ -19,12 +19,13 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 
 use super::counters::Counters;
-use super::frame::{FrameError, FRAME_BYTES_MAX};
-use super::handshake::{greet, HandshakeError, Hello, Identity};
+use super::handshake::greet;
 use super::inbox::{Inbox, Input};
 use super::link::{self, SendQueue};
 use super::listener;
 use crate::replica::event::{Event, Incarnation, LinkEvent, NodeId};
+use crate::wire::frame::{FrameError, FRAME_BYTES_MAX};
+use crate::wire::handshake::{HandshakeError, Hello, Identity};
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(10);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);

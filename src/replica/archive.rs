@@ -10,7 +10,6 @@ use bequest_recovery::record::Pointer;
 use super::context::Context;
 use super::event::{Effect, MachineEvent, Now, Persist};
 use super::replica::{Ask, Phase, Replica};
-use crate::error::GroupError;
 
 /// Chunks the machine may send before any was stored.
 const CHUNKS_CREDIT: u32 = 8;
@@ -98,10 +97,7 @@ impl Replica {
                     cx.push(Effect::SnapshotAbandon { group: self.number, upload: self.uploads });
                 }
                 ArchiveEvent::Fenced => return self.fenced(cx),
-                ArchiveEvent::BallotMissing => {
-                    let (path, what) = (self.paths.ballot(), "the ballot is missing".to_owned());
-                    return self.stop(cx, GroupError::Damaged { path, index: 0, what });
-                }
+                ArchiveEvent::BallotMissing => return self.ballot_missing(cx),
             }
         }
     }
@@ -170,8 +166,9 @@ impl Replica {
             snapshots.grown_meanwhile = 0;
             self.uploads += 1;
             cx.effects.push(Effect::SnapshotTake { group: self.number, upload: self.uploads, credit: CHUNKS_CREDIT });
-        } else if due && full && engine.last() == newest {
-            // Another snapshot must exist before this one becomes the previous one, up to which the WAL is trimmed.
+        } else if due && full && engine.last() == newest && leader.archive.deletes() {
+            // Another snapshot must exist before this one becomes the previous one, up to which the WAL is trimmed. Where
+            // nothing is trimmed any more, entries and snapshots would follow each other without an end.
             internal = true;
         }
         let (asks, events) = leader.archive.advance(cx.now.0);

@@ -8,6 +8,7 @@
 
 use bequest_recovery::entry::Position;
 use bequest_recovery::keeper::{Outcome, Reason, Refusal, Reply, Request, Urgency};
+use bequest_recovery::planted;
 use bequest_recovery::reader::Tail;
 use bequest_recovery::record::{self, Genesis, Uuid};
 
@@ -86,13 +87,17 @@ impl Replica {
             Some(won) => won.seen.ballot.term - 1,
             None => self.seen.as_ref().map_or(0, |seen| seen.ballot.term),
         };
+        let born = self.engine.is_none();
         self.build(cx, &mut tail, term, won.is_some());
         self.trouble = None;
         match won {
             Some(won) => self.stand(cx, won, tail),
             None => {
                 self.enter(Phase::Follower(Box::new(Tailing::behind(&tail))));
-                self.suspicion.heard(cx.now);
+                // A pass of this node's own is no sign of life of the holder; it only has not been listened for before.
+                if born {
+                    self.suspicion.heard(cx.now);
+                }
                 self.greet_all(cx);
                 self.look(cx);
             }
@@ -107,6 +112,9 @@ impl Replica {
         let (mut log, mut commit, mut handed, local_term) = match self.engine.take() {
             Some(engine) => {
                 let (commit, handed, term) = (engine.commit(), engine.handed(), engine.term());
+                // Snapshots are restored by who lacks what lies before them, and nobody is taken back.
+                let restored = tail.snapshot.is_some();
+                assert!(!restored || handed <= tail.base.index, "taken back: applied={handed} to={:?}", tail.base);
                 (engine.into_log(), commit, handed, term)
             }
             None => match self.local.take() {
@@ -121,14 +129,19 @@ impl Replica {
         };
         if tail.snapshot.is_some() {
             handed = tail.base.index;
-            if log.position(tail.base.index) != Some(tail.base) {
+            if log.position(tail.base.index) != Some(tail.base) && !planted!(RestoreKeepsTheOldLog) {
                 log = Log::new(tail.base, Vec::new(), voters);
                 persist.reset = Some(tail.base);
             }
         }
+        if planted!(NoReplay) && tail.snapshot.is_none() {
+            tail.entries.clear();
+            tail.end = log.last();
+        }
         let mut fresh = Vec::new();
         for (entry, hash) in std::mem::take(&mut tail.entries) {
-            let held = fresh.is_empty() && log.position(entry.index).is_some_and(|position| position.hash == hash);
+            let same = |position: Position| position.hash == hash || planted!(LocalLogIsToldByIndex);
+            let held = fresh.is_empty() && log.position(entry.index).is_some_and(same);
             if !held {
                 fresh.push(entry);
             }

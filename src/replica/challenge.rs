@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bequest_recovery::keeper::{Op, Outcome, Reason, Reply, Request, Urgency};
+use bequest_recovery::keeper::{Outcome, Reason, Reply, Request, Urgency};
 use bequest_recovery::path;
 use bequest_recovery::record::{self, Answer, Challenge, Doubt, Testimony, Uuid, FORMAT};
 use bytes::Bytes;
 
 use super::context::{Context, Owner};
 use super::event::{GroupNumber, NodeId, Now};
+use super::hint;
 
 /// A request of either side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub(super) enum Verdict {
 /// A challenge to this node, to be answered by its cores.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
-    pub(super) challenger: NodeId,
+    challenger: NodeId,
     pub(super) nonce: u64,
     pub(super) incarnation: u64,
     pub(super) doubts: Vec<Doubt>,
@@ -138,7 +139,7 @@ impl Challenges {
 
     fn write(&self, cx: &mut Context<'_>, peer: NodeId, replace: bool) {
         let Some(asked) = self.doubted.get(&peer).and_then(|doubted| doubted.asked.as_ref()) else { return };
-        let request = put(path::challenge(peer.0, cx.config.node.0), asked.record.clone(), replace);
+        let request = hint::put(path::challenge(peer.0, cx.config.node.0), asked.record.clone(), replace);
         Self::call(cx, Call::Write { peer, nonce: asked.nonce, replace }, request);
     }
 
@@ -349,17 +350,7 @@ impl Challenges {
 
     fn put_answer(&self, cx: &mut Context<'_>, peer: NodeId, replace: bool) {
         let Some(record) = self.answers.get(&peer) else { return };
-        let request = put(path::answer(cx.config.node.0, peer.0), record.clone(), replace);
+        let request = hint::put(path::answer(cx.config.node.0, peer.0), record.clone(), replace);
         Self::call(cx, Call::Answer { peer, replace }, request);
     }
-}
-
-/// Puts a hint in place, whatever was there before.
-fn put(path: String, data: Bytes, replace: bool) -> Request {
-    let mut ops = Vec::new();
-    if replace {
-        ops.push(Op::Delete { path: path.clone(), version: None });
-    }
-    ops.push(Op::Create { path, data, ephemeral: false });
-    Request::Multi(ops)
 }

@@ -86,11 +86,30 @@ pub(super) struct Facts {
     pub(super) peers: BTreeMap<NodeId, Peer>,
     /// Smoothed time a write to ZooKeeper takes.
     pub(super) write_latency: Duration,
+    /// The last write that was counted: when its answer came, and after how long.
+    last_write: Option<(Now, Duration)>,
     /// The node is going away.
     pub(super) shutting_down: bool,
 }
 
 impl Facts {
+    /// A write was answered: smoothed like a round-trip time (RFC 6298), one eighth of each sample.
+    ///
+    /// What was out on a dead connection is answered late all at once, and says nothing about ZooKeeper. So writes that
+    /// were out together count as one, and it takes two in a row to make ZooKeeper slow.
+    pub(super) fn wrote(&mut self, now: Now, issued: Now) {
+        if self.last_write.is_some_and(|(answered, _)| issued < answered) {
+            return;
+        }
+        let took = now.since(issued);
+        let smoothed = self.write_latency;
+        self.write_latency = match self.last_write {
+            None => took,
+            Some((_, before)) => (smoothed * 7 + took.min(before)) / 8,
+        };
+        self.last_write = Some((now, took));
+    }
+
     pub(super) fn incarnation(&self) -> Option<Incarnation> {
         self.registered.map(|(incarnation, _)| incarnation)
     }

@@ -14,7 +14,7 @@ use super::event::NodeId;
 use super::log::{from_raft, Log};
 
 /// Witnesses of every group, whatever its size.
-pub(super) const WITNESSES: u64 = 7;
+const WITNESSES: u64 = 7;
 /// Nodes a group may have: nodes alone must never be a majority.
 pub const NODES_MAX: usize = 7;
 /// The bit that tells a witness' Raft id from a node's.
@@ -150,7 +150,7 @@ impl Engine {
         self.raft.0.raft.raft_log.last_index()
     }
 
-    pub(super) fn is_leader(&self) -> bool {
+    fn is_leader(&self) -> bool {
         self.raft.0.raft.state == StateRole::Leader
     }
 

@@ -11,6 +11,7 @@ use bequest_recovery::archive::Archive;
 use bequest_recovery::ballot::wal_header;
 use bequest_recovery::keeper::{Op, Outcome, Reason, Request, Urgency};
 use bequest_recovery::path::{GroupPaths, WalName};
+use bequest_recovery::planted;
 use bequest_recovery::reader::{Ask as WriterAsk, Tail};
 use bequest_recovery::record::Uuid;
 use bequest_recovery::segment::ENTRY_BYTES_MAX;
@@ -22,8 +23,7 @@ use super::context::Context;
 use super::engine::Engine;
 use super::event::{Effect, NodeId, Now, Token};
 use super::log::ENTRY_OVERHEAD;
-use super::message::{Body, GroupLast, GroupVersion, Hello};
-use super::replica::{send, Ask, Phase, Replica, RETRY};
+use super::replica::{Ask, Phase, Replica, RETRY};
 use super::succession::Won;
 use crate::command::Command;
 use crate::error::{GroupError, ProposeError, ReadError};
@@ -77,7 +77,7 @@ pub(super) struct Leader {
     /// This term's first entry.
     first_own: u64,
     hand_over: Option<HandOver>,
-    asked_to_fetch: Vec<(NodeId, Now)>,
+    pub(super) asked_to_fetch: Vec<(NodeId, Now)>,
 }
 
 impl Leader {
@@ -201,11 +201,16 @@ impl Replica {
         let other = self.leader().filter(|leader| leader.node != cx.config.node);
         let error = match (&mut self.phase, &self.engine) {
             (Phase::Stopped(error), _) => ReadError::Stopped(error.clone()),
+            (Phase::Leader(leader), Some(_)) if planted!(ReadWithoutFence) && leader.served => {
+                cx.push(Effect::Query(self.number, token));
+                return;
+            }
             (Phase::Leader(leader), Some(engine)) => {
                 if leader.reads.len() < cx.config.reads_in_flight {
                     // Everything committed now must be seen, and this term's first entry, which commits all before it.
                     let index = engine.commit().max(leader.first_own);
-                    leader.reads.push_back(Waiting { token, fence: leader.writer.fences() + 1, index });
+                    let fence = leader.writer.fences() + u64::from(!planted!(ReadByAnEarlierFence));
+                    leader.reads.push_back(Waiting { token, fence, index });
                     return;
                 }
                 ReadError::Busy { reason: "reads in flight" }
@@ -232,7 +237,13 @@ impl Replica {
         } else {
             leader.retries = 0;
         }
+        let failed = planted!(UnknownAppendIsFailed) && matches!(outcome, Outcome::Unknown(_));
         let (asks, events) = leader.writer.take(tag, outcome);
+        if failed {
+            for (_, (_, token)) in std::mem::take(&mut self.tokens) {
+                cx.push(Effect::RefuseProposal(token, ProposeError::Busy { reason: "zookeeper" }));
+            }
+        }
         self.ask_writer(cx, asks);
         for event in events {
             self.writer_event(cx, event);
@@ -253,10 +264,7 @@ impl Replica {
             }
             WriterEvent::Confirmed { fence } => leader.confirmed = leader.confirmed.max(fence),
             WriterEvent::Fenced => self.fenced(cx),
-            WriterEvent::BallotMissing => {
-                let (path, what) = (self.paths.ballot(), "the ballot is missing".to_owned());
-                self.stop(cx, GroupError::Damaged { path, index: 0, what });
-            }
+            WriterEvent::BallotMissing => self.ballot_missing(cx),
             WriterEvent::Conflict { path } => self.stop(cx, GroupError::WalConflict { path }),
             WriterEvent::Vanished { path, index } => {
                 let what = "deleted or changed by another hand".to_owned();
@@ -303,6 +311,12 @@ impl Replica {
             }
             asks.push(leader.writer.append(entries));
         }
+        let ahead = leader.writer.end().index;
+        if planted!(AcknowledgedBeforeZooKeeper) && !asks.is_empty() {
+            if let Some(engine) = &mut self.engine {
+                engine.acknowledge(ahead);
+            }
+        }
         if leader.retry_at.is_none() && leader.writer.must_reissue() && cx.facts.usable() {
             asks.extend(leader.writer.reissue());
         }
@@ -315,7 +329,9 @@ impl Replica {
     fn serve_reads(&mut self, cx: &mut Context<'_>) {
         let (Phase::Leader(leader), Some(engine)) = (&mut self.phase, &self.engine) else { return };
         while let Some(read) = leader.reads.front() {
-            if !leader.served || read.fence > leader.confirmed || read.index > engine.handed() {
+            if planted!(ReadBeforeOwnTerm) && read.fence <= leader.confirmed {
+                // Whatever the machine has will do.
+            } else if !leader.served || read.fence > leader.confirmed || read.index > engine.handed() {
                 break;
             }
             if let Some(read) = leader.reads.pop_front() {
@@ -343,10 +359,7 @@ impl Replica {
         match outcome {
             Outcome::Ok(_) => leader.confirmed = leader.confirmed.max(fence),
             Outcome::Refused(refusal) if refusal.reason == Reason::BadVersion => self.fenced(cx),
-            Outcome::Refused(refusal) if refusal.reason == Reason::NoNode => {
-                let (path, what) = (self.paths.ballot(), "the ballot is missing".to_owned());
-                self.stop(cx, GroupError::Damaged { path, index: 0, what });
-            }
+            Outcome::Refused(refusal) if refusal.reason == Reason::NoNode => self.ballot_missing(cx),
             Outcome::Refused(refusal) => {
                 let why = format!("fence refused by zookeeper: reason={:?}", refusal.reason);
                 self.resign(cx, seen, &why, None);
@@ -444,43 +457,6 @@ impl Replica {
         self.handing_over = false;
         if matches!(self.phase, Phase::Leader(_)) {
             cx.push(Effect::SnapshotAbandon { group: self.number, upload: self.uploads });
-        }
-    }
-
-    // ---- peers ----------------------------------------------------------------------------------------------------
-
-    /// Tells every linked peer how far this log reaches, so that a leader begins where it ends.
-    pub(super) fn greet_all(&mut self, cx: &mut Context<'_>) {
-        let Some(identity) = &self.identity else { return };
-        let peers: Vec<_> = identity.voters.iter().copied().filter(|peer| *peer != cx.config.node).collect();
-        for peer in peers {
-            self.greet(cx, peer);
-        }
-    }
-
-    pub(super) fn greet(&self, cx: &mut Context<'_>, peer: NodeId) {
-        let (Some(engine), Some(uuid)) = (&self.engine, self.uuid()) else { return };
-        let group = GroupLast { group: uuid.to_bytes(), last: engine.last() };
-        send(cx, peer, Body::Hello(Hello { groups: vec![group] }));
-    }
-
-    /// The leader's log does not reach back to where the peer's ends: it must fetch from the archive.
-    pub(super) fn tell_fetch(&mut self, cx: &mut Context<'_>, peer: NodeId) {
-        let (Phase::Leader(leader), Some(identity)) = (&mut self.phase, &self.identity) else { return };
-        leader.asked_to_fetch.retain(|(_, at)| cx.now.since(*at) < Duration::from_secs(1));
-        if leader.asked_to_fetch.iter().any(|(asked, _)| *asked == peer) {
-            return;
-        }
-        leader.asked_to_fetch.push((peer, cx.now));
-        let body = Body::Fetch(GroupVersion { group: identity.uuid.to_bytes(), version: leader.won.seen.version });
-        send(cx, peer, body);
-    }
-
-    /// The leader says that this replica must fetch from the archive.
-    pub(super) fn told_to_fetch(&mut self, cx: &mut Context<'_>, peer: NodeId, version: i32) {
-        let from_holder = self.seen.as_ref().is_some_and(|seen| seen.version == version && seen.ballot.node == peer.0);
-        if from_holder && matches!(self.phase, Phase::Follower(_)) {
-            self.observe_wals(cx);
         }
     }
 }

@@ -20,7 +20,7 @@ use super::event::Slot;
 pub(super) struct Wanted {
     pub(super) low: u64,
     pub(super) high: u64,
-    pub(super) contexts: Vec<GetEntriesContext>,
+    contexts: Vec<GetEntriesContext>,
     /// Whether the driver was asked.
     pub(super) asked: bool,
 }

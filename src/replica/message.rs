@@ -3,6 +3,7 @@
 //! raft-rs panics on messages no correct peer sends. Whatever arrives is therefore checked here first, against this
 //! replica's log and the ballot; what does not fit is dropped, and costs the sender nothing but a retry.
 
+use bequest_recovery::planted;
 use bequest_recovery::segment::ENTRY_BYTES_MAX;
 use bytes::Bytes;
 use prost::Message as _;
@@ -129,7 +130,7 @@ pub(super) fn judge(message: &Message, peer: NodeId, own: NodeId, engine: &Engin
         return Judgement::Drop;
     }
     // Terms come from the ballot alone. A term it does not show yet is never believed from a peer.
-    if message.term > holder.term {
+    if message.term > holder.term && !planted!(TermsFromPeers) {
         return Judgement::Ahead;
     }
     let last = engine.last();

@@ -2,6 +2,7 @@
 
 use bequest_recovery::entry::Position;
 use bequest_recovery::keeper::{Outcome, SessionNumber, Urgency};
+use bequest_recovery::planted;
 use bequest_recovery::reader::{End, Pass, Reader, Tail};
 
 use super::context::Context;
@@ -55,6 +56,14 @@ impl Replica {
     }
 
     fn begin_reading(&mut self, cx: &mut Context<'_>, won: Option<Won>, opened: Option<SessionNumber>) {
+        // Peers are not heard while a pass reads, and it begins where this log is known to be committed: whatever came
+        // with the very message that led here goes into the log first.
+        if !planted!(PassBehindWhatIsCommitted) {
+            self.pump(cx);
+        }
+        if matches!(self.phase, Phase::Stopped(_)) {
+            return;
+        }
         let reading = Reading {
             won,
             version: 0,
@@ -71,11 +80,22 @@ impl Replica {
     }
 
     /// The position up to which the local log needs no reading, and whether the machine cannot go on from it.
-    pub(super) fn local_reach(&self) -> (Position, bool) {
+    ///
+    /// That is what is committed, and what was once seen in ZooKeeper, if it is still what the log holds there: segments
+    /// never change, and no later leadership drops one.
+    fn local_reach(&self) -> (Position, bool) {
         match (&self.engine, &self.local) {
             (Some(engine), _) => {
-                let commit = engine.commit();
-                (engine.log().position(commit).unwrap_or(engine.log().base()), false)
+                let (commit, log) = (engine.commit(), engine.log());
+                if planted!(PassBehindWhatIsCommitted) {
+                    return (log.position(commit).unwrap_or(log.base()), false);
+                }
+                let Some(reach) = log.position(commit) else {
+                    panic!("committed outside the log: commit={commit} base={:?} last={:?}", log.base(), log.last());
+                };
+                let known = self.known.position;
+                let held = known.index > commit && log.position(known.index) == Some(known);
+                (if held { known } else { reach }, false)
             }
             (None, Some(local)) => {
                 let last = local.slots.last().map_or(local.base, |slot| slot.position);
@@ -99,7 +119,8 @@ impl Replica {
         let Phase::Reading(reading) = &mut self.phase else { return };
         reading.retry_at = None;
         reading.passes += 1;
-        reading.version = reading.won.as_ref().map_or(seen_version, |won| won.seen.version);
+        reading.version =
+            reading.won.as_ref().map_or(seen_version, |won| won.seen.version - i32::from(planted!(ReadBeforeSeal)));
         let pass = Pass {
             paths,
             uuid,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::context::Context;
 use super::event::Effect;
+use super::hint;
 use super::reading::Reading;
 use super::replica::{Ask, Phase, Replica};
 use super::succession::Won;
@@ -83,13 +84,8 @@ impl Replica {
             snapshot: Some(SnapshotName { index: restoring.tail.base.index, term: restoring.tail.base.term }),
             incarnation: cx.facts.incarnation().map_or(0, |incarnation| incarnation.0),
         };
-        let path = self.paths.pin(cx.config.node.0);
-        let mut ops = Vec::new();
-        if replace {
-            ops.push(Op::Delete { path: path.clone(), version: None });
-        }
-        ops.push(Op::Create { path, data: record::seal(&pin), ephemeral: false });
-        self.call(cx, Urgency::Normal, Ask::Pin(replace), Request::Multi(ops));
+        let request = hint::put(self.paths.pin(cx.config.node.0), record::seal(&pin), replace);
+        self.call(cx, Urgency::Normal, Ask::Pin(replace), request);
     }
 
     pub(super) fn pin_outcome(&mut self, cx: &mut Context<'_>, replace: bool, outcome: &Outcome) {

@@ -7,6 +7,7 @@
 use bequest_recovery::ballot::{seal, seal_refused, vacate, SealRefused};
 use bequest_recovery::keeper::{Outcome, Reason, Request, SessionNumber, Urgency};
 use bequest_recovery::path::WalName;
+use bequest_recovery::planted;
 use bequest_recovery::reader::Tail;
 use bequest_recovery::record::{Ballot, FORMAT};
 
@@ -103,6 +104,10 @@ impl Replica {
         }
         self.trouble = Some(cause.words().to_owned());
         self.trust_all();
+        if planted!(ReadBeforeSeal) {
+            let won = Won { seen: sealing.seen, stage: cx.now, report };
+            return self.read_sealed(cx, won, cx.facts.session);
+        }
         self.enter(Phase::Sealing(Box::new(sealing)));
         self.seal_resume(cx);
     }
@@ -142,10 +147,7 @@ impl Replica {
                 let (id, incarnation) = (cx.config.node.0, cx.facts.incarnation().map_or(0, |own| own.0));
                 cx.push(Effect::StopNode(NodeError::Superseded { id, incarnation, newer: incarnation + 1 }));
             }
-            SealRefused::BallotMissing => {
-                let (path, what) = (self.paths.ballot(), "the ballot is missing".to_owned());
-                self.stop(cx, GroupError::Damaged { path, index: 0, what });
-            }
+            SealRefused::BallotMissing => self.ballot_missing(cx),
             SealRefused::Wal { path } => {
                 let what = "the WAL of a term that was never won exists, or its parent is gone".to_owned();
                 self.stop(cx, GroupError::Damaged { path, index: 0, what });
@@ -189,7 +191,8 @@ impl Replica {
         match &mut self.phase {
             Phase::Genesis { .. } if self.identity.is_some() => self.observe_wals(cx),
             Phase::Sealing(sealing) if seen.version >= sealing.seen.version => {
-                let ours = seen.version == sealing.seen.version && seen.ballot.nonce == sealing.seen.ballot.nonce;
+                let nonce = seen.ballot.nonce == sealing.seen.ballot.nonce;
+                let ours = seen.version == sealing.seen.version && (nonce || planted!(AnyBallotIsOwn));
                 if ours {
                     // Won by an earlier attempt. Reading it opens no read pass: the session may lag.
                     self.sealed(cx, None);
@@ -227,6 +230,12 @@ impl Replica {
         if !self.handing_over {
             self.suspicion.blame();
         }
+        if let (Phase::Leader(leader), Some(engine), true) =
+            (&self.phase, &mut self.engine, planted!(DeposedAnswersDone))
+        {
+            engine.acknowledge(leader.writer.end().index);
+            self.pump(cx);
+        }
         self.trouble = Some("fenced: another node sealed".to_owned());
         self.ballot_asked = false;
         self.look(cx);
@@ -258,6 +267,10 @@ impl Replica {
 
     /// The log holds everything sealed: campaign, with the witnesses' votes.
     pub(super) fn stand(&mut self, cx: &mut Context<'_>, mut won: Won, tail: Tail) {
+        if let (true, Some((_, registration))) = (planted!(ReadBeforeSeal), cx.facts.registered) {
+            let request = seal(&self.paths, &won.seen.ballot, won.seen.version - 1, registration);
+            self.call(cx, Urgency::Urgent, Ask::Seal, request);
+        }
         // The ready queue must be empty before raft-rs may campaign.
         self.pump(cx);
         if matches!(self.phase, Phase::Stopped(_)) {
@@ -356,7 +369,7 @@ impl Replica {
         use super::message::{Body, GroupVersion};
         let (Phase::Leader(leader), Some(uuid)) = (&self.phase, self.uuid()) else { return };
         let body = Body::HandOver(GroupVersion { group: uuid.to_bytes(), version: leader.won.seen.version });
-        super::replica::send(cx, peer, body);
+        super::peers::send(cx, peer, body);
     }
 
     /// The leader asks this node to take over.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bequest_recovery::planted;
 use bequest_recovery::record::Ballot;
 
 use super::challenge::Verdict;
@@ -176,7 +177,7 @@ impl Suspicion {
             self.calm_at = cx.now + timeout * SHORT_LIVED;
         }
         let (holder, holder_incarnation) = (NodeId(ballot.node), Incarnation(ballot.incarnation));
-        if holder == cx.config.node && holder_incarnation == own && !ballot.vacant {
+        if holder == cx.config.node && holder_incarnation == own && !ballot.vacant && !planted!(LateSealForgotten) {
             return Decision::Vacate;
         }
         if cx.now < self.not_before {
@@ -187,6 +188,9 @@ impl Suspicion {
             let wait = if ballot.served { Duration::ZERO } else { timeout * 2 };
             let due = cx.now.since(self.since) >= wait || self.asked_for;
             return if due { Decision::Seal(Cause::Vacant) } else { Decision::Wait };
+        }
+        if holder == cx.config.node && planted!(LateSealForgotten) && holder_incarnation == own {
+            return Decision::Wait;
         }
         if holder == cx.config.node {
             return Decision::Seal(Cause::FormerSelf);

@@ -52,13 +52,15 @@ impl Replica {
             return;
         }
         let holder = self.seen.as_ref().map(|seen| WalName { term: seen.ballot.term, node: seen.ballot.node });
+        let last = self.engine.as_ref().map_or(0, |engine| engine.last());
         let Phase::Follower(tailing) = &mut self.phase else { return };
         if tailing.outstanding || tailing.retry_at.is_some_and(|at| cx.now < at) {
             return;
         }
         match tailing.place {
-            Some(place) if Some(place.wal) == holder => self.tail_next(cx),
-            // The place is lost, for instance since messages came meanwhile: read as at birth, from the local commit on.
+            Some(place) if Some(place.wal) == holder && place.index > last => self.tail_next(cx),
+            // The place is lost: the ballot moved, or messages came meanwhile, and what lay there may have been trimmed.
+            // Read as at birth, from the local commit on.
             _ => self.observe_wals(cx),
         }
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use bequest_harness::{free_port, Installation, Process, ProcessBuilder, ZooKeeperServer};
+use bequest_harness::{free_port, Process, ProcessBuilder, ZooKeeperServer};
 use tempfile::TempDir;
 
 use crate::exchange::{ask, Answer};
@@ -41,8 +41,7 @@ pub(crate) fn init(zk: &str, voters: &str) -> ProcessBuilder {
 
 /// A started ZooKeeper, Debian's.
 pub(crate) async fn zookeeper() -> ZooKeeperServer {
-    let installation = Installation::debian().expect("Debian's ZooKeeper is installed");
-    ZooKeeperServer::builder().installation(installation).start().await.expect("ZooKeeper starts")
+    ZooKeeperServer::builder().start().await.expect("ZooKeeper starts")
 }
 
 /// Two nodes, numbered 1 and 2.

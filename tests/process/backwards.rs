@@ -1,24 +1,35 @@
 //! ZooKeeper wiped, or put back to what it was: told as such, and local data kept.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use bequest_harness::ZooKeeperServer;
+use crate::world::{init, World};
 
-use crate::world::{init, installations, World};
-
-/// Copies a server's data while it is down.
-fn copy_data(zookeeper: &ZooKeeperServer, to: &Path) {
-    for (at, from) in zookeeper.data_dirs().into_iter().enumerate() {
+/// Stops ZooKeeper and copies its data aside.
+async fn stop_and_copy(world: &mut World, name: &str) -> PathBuf {
+    world.zookeeper.stop().await.expect("it ends");
+    let to = world.dir().join(name);
+    for (at, from) in world.zookeeper.data_dirs().into_iter().enumerate() {
         copy(from, &to.join(at.to_string()));
     }
+    to
 }
 
-/// Puts a copy in place of a server's data while it is down.
-fn put_back(zookeeper: &ZooKeeperServer, from: &Path) {
-    for (at, to) in zookeeper.data_dirs().into_iter().enumerate() {
+/// Starts ZooKeeper, which is down, on a copy in place of its data.
+async fn start_on(world: &mut World, from: &Path) {
+    for (at, to) in world.zookeeper.data_dirs().into_iter().enumerate() {
         std::fs::remove_dir_all(to).expect("it can be deleted");
         copy(&from.join(at.to_string()), to);
     }
+    world.zookeeper.restart().await.expect("it starts on the copy");
+}
+
+/// With its data back in place, everything that was acknowledged is served, from it and from what the nodes kept.
+async fn everything_is_back_on(world: &mut World, copy: &Path) {
+    world.kill_nodes().await;
+    world.zookeeper.stop().await.expect("it ends");
+    start_on(world, copy).await;
+    world.start_nodes().await;
+    world.nothing_is_lost().await;
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -36,70 +47,45 @@ fn copy(from: &Path, to: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zookeeper_rolled_back_between_two_lives_is_refused_with_what_was_seen_and_local_data_is_kept() {
-    for installation in installations() {
-        let mut world = World::prepare(installation, &[]).await;
-        world.start_nodes().await;
-        world.write(5, 10).await;
-        let older = world.dir().join("older");
-        world.kill_nodes().await;
-        world.zookeeper.stop().await.expect("it ends");
-        copy_data(&world.zookeeper, &older);
-        world.zookeeper.restart().await.expect("it starts");
-        world.start_nodes().await;
-        world.write(20, 10).await;
-        world.nothing_is_lost().await;
-        // Killed right after a write, a node may not have noted on its disk yet that the last ones are in ZooKeeper.
-        world.kill_nodes().await;
-        world.zookeeper.stop().await.expect("it ends");
-        let newer = world.dir().join("newer");
-        copy_data(&world.zookeeper, &newer);
-        put_back(&world.zookeeper, &older);
-        world.zookeeper.restart().await.expect("it starts on the older data");
-        for node in &world.nodes {
-            let written = node.refused().await;
-            let error = written.lines().rfind(|line| line.contains("zookeeper went backwards")).unwrap_or(&written);
-            assert!(error.contains("seen=") && error.contains("found="), "{written}");
-            assert!(error.contains("local data is kept"), "{written}");
-        }
-
-        world.zookeeper.stop().await.expect("it ends");
-        put_back(&world.zookeeper, &newer);
-        world.zookeeper.restart().await.expect("it starts on the newer data");
-        world.start_nodes().await;
-        world.nothing_is_lost().await;
+    let mut world = World::start().await;
+    world.write(5, 10).await;
+    world.kill_nodes().await;
+    let older = stop_and_copy(&mut world, "older").await;
+    world.zookeeper.restart().await.expect("it starts");
+    world.start_nodes().await;
+    world.write(20, 10).await;
+    world.nothing_is_lost().await;
+    // Killed right after a write, a node may not have noted on its disk yet that the last ones are in ZooKeeper.
+    world.kill_nodes().await;
+    let newer = stop_and_copy(&mut world, "newer").await;
+    start_on(&mut world, &older).await;
+    for node in &world.nodes {
+        let written = node.refused().await;
+        let error = written.lines().rfind(|line| line.contains("zookeeper went backwards")).unwrap_or(&written);
+        assert!(error.contains("seen=") && error.contains("found="), "{written}");
+        assert!(error.contains("local data is kept"), "{written}");
     }
+    everything_is_back_on(&mut world, &newer).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zookeeper_rolled_back_under_running_nodes_acknowledges_nothing_and_is_named() {
-    for installation in installations() {
-        let mut world = World::prepare(installation, &[]).await;
-        world.start_nodes().await;
-        world.write(5, 10).await;
-        let (older, newer) = (world.dir().join("older"), world.dir().join("newer"));
-        world.zookeeper.stop().await.expect("it ends");
-        copy_data(&world.zookeeper, &older);
-        world.zookeeper.restart().await.expect("it starts");
-        world.write(20, 10).await;
-        // So that the ballot has moved on, too.
-        world.kill_nodes().await;
-        world.start_nodes().await;
-        world.write(5, 10).await;
-        world.zookeeper.stop().await.expect("it ends");
-        copy_data(&world.zookeeper, &newer);
-        put_back(&world.zookeeper, &older);
-        world.zookeeper.restart().await.expect("it starts on the older data");
-        for node in &world.nodes {
-            let why = node.fate().await;
-            assert!(why.contains("zookeeper went backwards"), "{why}");
-        }
-        world.kill_nodes().await;
-        world.zookeeper.stop().await.expect("it ends");
-        put_back(&world.zookeeper, &newer);
-        world.zookeeper.restart().await.expect("it starts on the newer data");
-        world.start_nodes().await;
-        world.nothing_is_lost().await;
+    let mut world = World::start().await;
+    world.write(5, 10).await;
+    let older = stop_and_copy(&mut world, "older").await;
+    world.zookeeper.restart().await.expect("it starts");
+    world.write(20, 10).await;
+    // So that the ballot has moved on, too.
+    world.kill_nodes().await;
+    world.start_nodes().await;
+    world.write(5, 10).await;
+    let newer = stop_and_copy(&mut world, "newer").await;
+    start_on(&mut world, &older).await;
+    for node in &world.nodes {
+        let why = node.fate().await;
+        assert!(why.contains("zookeeper went backwards"), "{why}");
     }
+    everything_is_back_on(&mut world, &newer).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,9 +94,7 @@ async fn a_zookeeper_wiped_between_two_lives_is_refused_and_local_data_is_kept()
     world.write(5, 10).await;
     world.nothing_is_lost().await;
     world.kill_nodes().await;
-    world.zookeeper.stop().await.expect("it ends");
-    let kept = world.dir().join("kept");
-    copy_data(&world.zookeeper, &kept);
+    let kept = stop_and_copy(&mut world, "kept").await;
     world.zookeeper.wipe().await.expect("it can be wiped");
     world.zookeeper.restart().await.expect("it starts empty");
     for node in &world.nodes {
@@ -123,36 +107,22 @@ async fn a_zookeeper_wiped_between_two_lives_is_refused_and_local_data_is_kept()
         let written = node.refused().await;
         assert!(written.contains("other cluster: local uuid="), "{written}");
     }
-    world.zookeeper.stop().await.expect("it ends");
-    put_back(&world.zookeeper, &kept);
-    world.zookeeper.restart().await.expect("it starts on what it had");
-    world.start_nodes().await;
-    world.nothing_is_lost().await;
+    everything_is_back_on(&mut world, &kept).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zookeeper_wiped_under_running_nodes_acknowledges_nothing_and_is_named() {
-    for installation in installations() {
-        let mut world = World::prepare(installation, &[]).await;
-        world.start_nodes().await;
-        world.write(5, 10).await;
-        world.nothing_is_lost().await;
-        world.zookeeper.stop().await.expect("it ends");
-        let kept = world.dir().join("kept");
-        copy_data(&world.zookeeper, &kept);
-        world.zookeeper.wipe().await.expect("it can be wiped");
-        world.zookeeper.restart().await.expect("it starts empty");
-        for node in &world.nodes {
-            let why = node.fate().await;
-            assert!(why.contains("missing") || why.contains("no such") || why.contains("went backwards"), "{why}");
-            let write = node.ask("PUT", "/kv/x", b"1").await;
-            assert!(write.as_ref().is_none_or(|answer| answer.status != 200), "{write:?}");
-        }
-        world.kill_nodes().await;
-        world.zookeeper.stop().await.expect("it ends");
-        put_back(&world.zookeeper, &kept);
-        world.zookeeper.restart().await.expect("it starts on what it had");
-        world.start_nodes().await;
-        world.nothing_is_lost().await;
+    let mut world = World::start().await;
+    world.write(5, 10).await;
+    world.nothing_is_lost().await;
+    let kept = stop_and_copy(&mut world, "kept").await;
+    world.zookeeper.wipe().await.expect("it can be wiped");
+    world.zookeeper.restart().await.expect("it starts empty");
+    for node in &world.nodes {
+        let why = node.fate().await;
+        assert!(why.contains("missing") || why.contains("no such") || why.contains("went backwards"), "{why}");
+        let write = node.ask("PUT", "/kv/x", b"1").await;
+        assert!(write.as_ref().is_none_or(|answer| answer.status != 200), "{write:?}");
     }
+    everything_is_back_on(&mut world, &kept).await;
 }

@@ -1,12 +1,10 @@
 //! ZooKeeper absent, or there without cluster or group.
 
-use bequest_harness::Installation;
-
 use crate::world::{init, init_command, run, Member, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_starts_without_zookeeper_waits_and_says_why_and_serves_once_it_is_there() {
-    let mut world = World::prepare(Installation::debian().expect("ZooKeeper is installed"), &[]).await;
+    let mut world = World::prepare(&[]).await;
     world.zookeeper.kill().await.expect("it runs");
     for node in &mut world.nodes {
         node.start();

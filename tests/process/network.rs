@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bequest_harness::{Installation, ZooKeeperServer};
+use bequest_harness::ZooKeeperServer;
 use tempfile::TempDir;
 
 use crate::namespaces::{Cable, Hosts};
@@ -44,7 +44,6 @@ impl Net {
         let hosts = Hosts::make()?;
         let ip = hosts.keeper_address(Hosts::KEEPER);
         let zookeeper = ZooKeeperServer::builder()
-            .installation(Installation::debian().expect("Debian's ZooKeeper is installed"))
             .ip(ip.parse().expect("an address"))
             .port(2181)
             .prefix(hosts.prefix(Hosts::KEEPER))

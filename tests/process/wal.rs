@@ -1,6 +1,6 @@
 //! The log in ZooKeeper damaged, with holes, or without its ballot: named, never served, never skipped.
 
-use crate::operator::damaged;
+use crate::operator::{damaged, Operator};
 use crate::world::World;
 
 /// A full path without the group's part, as errors name it.
@@ -8,21 +8,31 @@ fn named(segment: &str) -> String {
     format!("path=/groups/kv{segment} index=")
 }
 
-/// Segments in the middle of the log, one made by a write.
-async fn a_segment_within(world: &World) -> String {
-    let segments = world.operator().await.segments().await;
-    assert!(segments.len() > 6, "{segments:?}");
-    segments[segments.len() / 2].clone()
+/// A log whose nodes are dead, and a segment in the middle of it, made by a write.
+struct Cold {
+    world: World,
+    operator: Operator,
+    segment: String,
+    sound: Vec<u8>,
+}
+
+impl Cold {
+    async fn new() -> Self {
+        let mut world = World::start().await;
+        world.write(10, 100).await;
+        world.kill_nodes().await;
+        let operator = world.operator().await;
+        let segments = operator.segments().await;
+        assert!(segments.len() > 6, "{segments:?}");
+        let segment = segments[segments.len() / 2].clone();
+        let sound = operator.get(&segment).await;
+        Self { world, operator, segment, sound }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_segment_is_named_and_never_served() {
-    let mut world = World::start().await;
-    world.write(10, 100).await;
-    world.kill_nodes().await;
-    let operator = world.operator().await;
-    let segment = a_segment_within(&world).await;
-    let sound = operator.get(&segment).await;
+    let Cold { mut world, operator, segment, sound } = Cold::new().await;
     operator.set(&segment, &damaged(&sound)).await;
     for node in &world.nodes {
         node.wipe();
@@ -39,12 +49,7 @@ async fn a_damaged_segment_is_named_and_never_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_segment_is_named_and_never_served() {
-    let mut world = World::start().await;
-    world.write(10, 100).await;
-    world.kill_nodes().await;
-    let operator = world.operator().await;
-    let segment = a_segment_within(&world).await;
-    let sound = operator.get(&segment).await;
+    let Cold { world, operator, segment, sound } = Cold::new().await;
     operator.set(&segment, &sound[..sound.len() - 7]).await;
     for node in &world.nodes {
         node.wipe();
@@ -58,12 +63,7 @@ async fn a_truncated_segment_is_named_and_never_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_segment_is_a_named_hole_and_never_skipped() {
-    let mut world = World::start().await;
-    world.write(10, 100).await;
-    world.kill_nodes().await;
-    let operator = world.operator().await;
-    let segment = a_segment_within(&world).await;
-    let sound = operator.get(&segment).await;
+    let Cold { mut world, operator, segment, sound } = Cold::new().await;
     operator.delete(&segment).await;
     let index: u64 = segment.rsplit('/').next().and_then(|name| name.parse().ok()).expect("a segment's name");
     for node in &world.nodes {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bequest_harness::{free_port, Installation, Process, ProcessBuilder, ZooKeeperServer};
+use bequest_harness::{free_port, Process, ProcessBuilder, ZooKeeperServer};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -79,11 +79,6 @@ pub(crate) async fn init(zk: &str, voters: &str, more: &[&str]) {
 /// The command that creates the group `kv` at `zk`.
 pub(crate) fn init_command(zk: &str, voters: &str) -> ProcessBuilder {
     bequest().args(["init", "--zk", zk, "--group", "kv", "--voters", voters])
-}
-
-/// The ZooKeepers to test on where the version matters.
-pub(crate) fn installations() -> Vec<Installation> {
-    Installation::every().expect("ZooKeeper is installed")
 }
 
 /// One node.
@@ -228,22 +223,21 @@ pub(crate) struct Written {
 }
 
 impl World {
-    /// Starts everything on Debian's ZooKeeper and waits until one node leads and the other follows it.
+    /// Starts everything and waits until one node leads and the other follows it.
     pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
     /// As [`World::start`], with other limits.
     pub(crate) async fn start_with(limits: &[&str]) -> Self {
-        let installation = Installation::debian().expect("Debian's ZooKeeper is installed");
-        let mut world = Self::prepare(installation, limits).await;
+        let mut world = Self::prepare(limits).await;
         world.start_nodes().await;
         world
     }
 
     /// Starts a ZooKeeper and creates the group, without any node.
-    pub(crate) async fn prepare(installation: Installation, limits: &[&str]) -> Self {
-        let zookeeper = ZooKeeperServer::builder().installation(installation).start().await.expect("ZooKeeper starts");
+    pub(crate) async fn prepare(limits: &[&str]) -> Self {
+        let zookeeper = ZooKeeperServer::builder().start().await.expect("ZooKeeper starts");
         let zk = format!("zk://{}{CHROOT}", zookeeper.address());
         init(&zk, "1,2", limits).await;
         let dir = tempfile::tempdir().expect("temporary folders can be made");

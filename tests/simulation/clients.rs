@@ -10,6 +10,7 @@ use rand::Rng;
 
 use crate::host::Output;
 use crate::machine::{answered_index, command, KEYS};
+use crate::pairs::strike::Outcome;
 use crate::process::{number, Process};
 use crate::world::{Group, Happening, Pid, World};
 
@@ -140,8 +141,7 @@ impl World {
         let client = &mut self.groups[group].clients.clients[place as usize];
         let Some(session) = client.session else {
             if !std::mem::replace(&mut client.opening, true) {
-                let token = self.ask(group, pid, Purpose::Open { client: place });
-                self.tell(pid, Event::Propose { group: number(group), token, data: Command::OpenSession.encode() });
+                self.open_session(group, pid, place);
             }
             return;
         };
@@ -151,13 +151,12 @@ impl World {
                 self.groups[group].clients.clients[place as usize].open.iter().map(|(s, v)| (*s, *v)).collect();
             self.pick(&open).expect("some are open")
         } else {
-            let (key, value) = self.new_value(group);
-            self.groups[group].history.writes.entry(value).or_default().key = key;
-            let client = &mut self.groups[group].clients.clients[place as usize];
-            client.next += 1;
-            client.open.insert(client.next, value);
-            (client.next, value)
+            self.new_request(group, place)
         };
+        self.send_in_session(group, pid, place, session, sequence, value);
+    }
+
+    fn send_in_session(&mut self, group: usize, pid: Pid, place: u64, session: u64, sequence: u64, value: u64) {
         let client = &self.groups[group].clients.clients[place as usize];
         let lowest_open = client.open.keys().next().copied().unwrap_or(sequence).min(sequence);
         let request = SessionRequest { session, sequence, lowest_open };
@@ -169,8 +168,37 @@ impl World {
         self.tell(pid, Event::Propose { group: number(group), token, data });
     }
 
+    fn new_request(&mut self, group: usize, place: u64) -> (u64, u64) {
+        let (key, value) = self.new_value(group);
+        self.groups[group].history.writes.entry(value).or_default().key = key;
+        let client = &mut self.groups[group].clients.clients[place as usize];
+        client.next += 1;
+        client.open.insert(client.next, value);
+        (client.next, value)
+    }
+
+    /// Opens a session for a client.
+    pub fn open_session(&mut self, group: usize, pid: Pid, place: u64) {
+        let token = self.ask(group, pid, Purpose::Open { client: place });
+        self.tell(pid, Event::Propose { group: number(group), token, data: Command::OpenSession.encode() });
+    }
+
+    /// A client's next write in its session, or once more the oldest that is open; `false` if there is none.
+    pub fn write_or_retry(&mut self, group: usize, pid: Pid, place: u64, retry: bool) -> bool {
+        let client = &self.groups[group].clients.clients[place as usize];
+        let Some(session) = client.session else { return false };
+        let oldest = client.open.iter().next().map(|(sequence, value)| (*sequence, *value));
+        let request = if retry { oldest } else { Some(self.new_request(group, place)) };
+        let Some((sequence, value)) = request else { return false };
+        self.send_in_session(group, pid, place, session, sequence, value);
+        true
+    }
+
     fn ask(&mut self, group: usize, pid: Pid, purpose: Purpose) -> Token {
         let token = self.fresh_token();
+        if let Some(tale) = &mut self.tale {
+            tale.asked(token, &purpose);
+        }
         self.groups[group].clients.tokens.insert(token, (pid, purpose));
         if let Some(process) = self.processes.get_mut(&pid) {
             process.replicas[group].tokens.insert(token);
@@ -241,13 +269,21 @@ impl World {
             process.frozen.push(Happening::MachineJob(pid, group));
             return;
         }
-        let fails = self.chance(self.mix.snapshot_fails);
+        let struck = self.job_struck(pid);
+        let fails = self.chance(self.mix.snapshot_fails) || struck == Some(Outcome::Refused);
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let host = &mut process.replicas[group].host;
         let before = host.applied();
         let output = host.work(fails);
         let after = host.applied();
+        if let Some(tale) = &mut self.tale {
+            tale.machine_did(self.now, pid, (before, after), &output);
+        }
         self.check_applied(pid, group, before, after, &output);
+        if let Some(outcome @ (Outcome::CrashAfter | Outcome::WipeAfter)) = struck {
+            self.machine_dies(pid, group, output, outcome == Outcome::WipeAfter);
+            return;
+        }
         self.machine_output(pid, group, output);
         let delay = self.draw(self.mix.machine);
         let Some(process) = self.processes.get_mut(&pid) else { return };
@@ -276,6 +312,13 @@ impl World {
         } else {
             assert!(after >= before, "{pid:?} went back from {before} to {after} without a restore");
         }
+    }
+
+    /// A machine's process dies right behind a job: what it did is done, and nobody is told.
+    fn machine_dies(&mut self, pid: Pid, group: usize, mut output: Vec<Output>, wipe: bool) {
+        output.retain(|output| matches!(output, Output::Took(_) | Output::Write(_)));
+        self.machine_output(pid, group, output);
+        self.kill_now(pid, wipe);
     }
 
     pub fn machine_output(&mut self, pid: Pid, group: usize, output: Vec<Output>) {
@@ -343,6 +386,9 @@ impl World {
         let Group { history, clients, .. } = &mut self.groups[group];
         history.read(pid, floor, applied, key, &list);
         clients.answered += 1;
+        if let Some(tale) = &mut self.tale {
+            tale.read_answered(self.now, pid, token, applied, &list);
+        }
         self.counts.one("read");
         self.note(("read", key, applied), || format!("{pid:?} answers a read of key {key} at {applied}"));
     }

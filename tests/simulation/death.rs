@@ -79,7 +79,7 @@ impl World {
 
     /// Has a dead process' node started again, on its own host.
     pub fn come_back(&mut self, pid: Pid) {
-        let Some(place) = self.last_places.get(&pid).copied() else { return };
+        let Some(place) = self.last_places.get(&pid).copied().filter(|_| !self.by_hand) else { return };
         let delay = self.draw(self.mix.downtime);
         self.after(delay, Happening::Birth(Place { node: place.node, host: 0 }));
     }

@@ -6,7 +6,7 @@ use bequest::replica::event::{Birth, LocalGroup, Persist, Slot};
 use bequest_recovery::entry::{Entry, Position};
 use bequest_recovery::record::Uuid;
 
-use crate::machine::State;
+use super::machine::State;
 
 /// One write, in the order in which it reached the disk.
 #[derive(Clone, Debug)]

@@ -19,6 +19,8 @@ pub enum Fault {
     Pause(Pid),
     /// A node reaches no ZooKeeper server.
     Isolate(u64),
+    /// A node's way to ZooKeeper is slow.
+    Drag(u64),
     /// No ZooKeeper server is up.
     Outage,
     /// A ZooKeeper server applies nothing new.
@@ -107,6 +109,12 @@ impl World {
                 let notice = self.rng.random_range(1..SECOND * 2 / 5);
                 self.mute(pid, Silence::Both, notice);
                 self.after(spell * 2, Happening::End(Fault::Isolate(node)));
+            }
+            (Drag, Some(pid)) => {
+                let node = self.processes.get(&pid).map_or(0, |process| process.place.node);
+                self.keepers.dragged.insert(node);
+                self.counts.one("zookeeper slow for a node");
+                self.after(spell, Happening::End(Fault::Drag(node)));
             }
             (HandOver, Some(pid)) => {
                 let group = number(self.rng.random_range(0..self.groups.len()));
@@ -226,7 +234,8 @@ impl World {
         }
     }
 
-    fn set_ready(&mut self, pid: Pid, ready: bool) {
+    /// Whether a process' machines want to lead.
+    pub fn set_ready(&mut self, pid: Pid, ready: bool) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let mut events = Vec::new();
         for (group, replica) in process.replicas.iter_mut().enumerate() {
@@ -254,6 +263,9 @@ impl World {
             Fault::Isolate(node) => {
                 self.keepers.isolated.remove(&node);
             }
+            Fault::Drag(node) => {
+                self.keepers.dragged.remove(&node);
+            }
             Fault::Outage => self.keepers.down = false,
             Fault::Veto(pid) => self.set_ready(pid, true),
             Fault::Quota => self.zoo.exhaust_quota(None),
@@ -274,6 +286,7 @@ impl World {
         self.network.blocked.clear();
         self.network.dark.clear();
         self.keepers.isolated.clear();
+        self.keepers.dragged.clear();
         self.keepers.lagging.clear();
         self.keepers.down = false;
         self.zoo.exhaust_quota(None);

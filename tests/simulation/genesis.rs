@@ -22,6 +22,11 @@ pub fn uuid(group: usize) -> Uuid {
 
 /// Founds cluster and groups.
 pub fn create(zoo: &mut ZooModel, mix: &Mix) {
+    create_as(zoo, mix, uuid);
+}
+
+/// Founds cluster and groups, which get these uuids.
+pub fn create_as(zoo: &mut ZooModel, mix: &Mix, uuid: impl Fn(usize) -> Uuid) {
     let limits = Limits { wal_bytes: mix.wal_bytes, wal_segments: mix.wal_segments, state_bytes: 1 << 20 };
     let voters: Vec<u64> = (1..=mix.nodes).collect();
     let mut cluster = vec![Op::Create { path: "/".to_owned(), data: cluster_record(CLUSTER), ephemeral: false }];

@@ -118,6 +118,7 @@ impl Host {
     fn carry_out(&mut self, job: Job) -> Vec<Output> {
         match job {
             Job::Apply(entries) => {
+                assert!(self.restore.is_none(), "entries to apply in the middle of a restore");
                 let answers = self.applier.apply(entries).unwrap_or_else(|error| panic!("apply failed: {error}"));
                 let applied =
                     MachineEvent::Applied { index: self.applied(), ready_to_lead: self.applier.ready_to_lead() };

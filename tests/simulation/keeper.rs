@@ -16,6 +16,8 @@ pub const SESSION_TIMEOUT: Micros = SECOND;
 const SELF_EXPIRY: Micros = SESSION_TIMEOUT * 7 / 5;
 // A request is given up after this long.
 const PATIENCE: Micros = 2 * SECOND;
+// So many times slower is a slow way.
+const DRAG: Micros = 40;
 
 /// What of a connection still works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,8 +67,12 @@ pub struct Keepers {
     pub down: bool,
     /// Nodes that reach no server.
     pub isolated: BTreeSet<u64>,
+    /// Nodes whose way to the servers is slow.
+    pub dragged: BTreeSet<u64>,
     /// Servers that apply nothing new.
     pub lagging: BTreeSet<usize>,
+    /// No watch is heard of any more.
+    pub deaf: bool,
     /// Which process opened a session.
     pub owners: BTreeMap<SessionId, Pid>,
     /// Since when the ensemble has heard nothing of a session.
@@ -151,7 +157,7 @@ impl World {
                 self.zoo.submit(session, id, request);
             }
             if connection.mute != Silence::Both {
-                let delay = self.draw(self.mix.keeper);
+                let delay = self.draw_way(pid);
                 let now = self.now;
                 let Some(client) = self.keeper(pid) else { return };
                 client.serve_at = client.serve_at.max(now + delay);
@@ -159,6 +165,13 @@ impl World {
                 self.after(delay, Happening::Serve(pid, connection.id));
             }
         }
+    }
+
+    /// Draws how long a process' request or answer takes, one way.
+    fn draw_way(&mut self, pid: Pid) -> Micros {
+        let node = self.processes.get(&pid).map(|process| process.place.node);
+        let slow = node.is_some_and(|node| self.keepers.dragged.contains(&node));
+        self.draw(self.mix.keeper) * if slow { DRAG } else { 1 }
     }
 
     pub fn serve(&mut self, pid: Pid, connection: u64) {
@@ -170,6 +183,9 @@ impl World {
         };
         let Some(session) = client.session else { return };
         if self.zoo.attached(session).is_none() {
+            return;
+        }
+        if self.request_struck(pid, session) {
             return;
         }
         let lag = self.zoo.lag(current.server);
@@ -194,8 +210,8 @@ impl World {
         for pid in self.pids() {
             let Some(client) = self.keeper(pid) else { continue };
             let (Some(connection), Some(session)) = (client.connection, client.session) else { continue };
-            for delivery in self.zoo.deliveries(session) {
-                let delay = self.draw(self.mix.keeper);
+            for delivery in self.zoo.sent(session) {
+                let delay = self.draw_way(pid);
                 let now = self.now;
                 let Some(client) = self.keeper(pid) else { continue };
                 if let Delivery::Outcome { id, outcome: Outcome::Ok(Reply::Done) } = &delivery {
@@ -239,6 +255,9 @@ impl World {
         let event = match delivery {
             Delivery::Changed { path } => {
                 client.watching.remove(&path);
+                if self.keepers.deaf {
+                    return;
+                }
                 KeeperEvent::Changed { path }
             }
             Delivery::Outcome { id, outcome } => {
@@ -248,6 +267,11 @@ impl World {
                 if client.seals.remove(&id) {
                     let won = matches!(outcome, Outcome::Ok(_));
                     self.counts.one(if won { "seal answered" } else { "seal refused" });
+                }
+                let Some(client) = self.keeper(pid) else { return };
+                let session = client.session;
+                if let Some(session) = session {
+                    self.zoo.received(session, id);
                 }
                 let Some(client) = self.keeper(pid) else { return };
                 if client.reported.remove(&id) {
@@ -438,7 +462,7 @@ impl World {
             // Mostly soon, while what was sent before them is still being looked at; sometimes much later.
             let most = if self.rng.random_bool(0.7) { 20 * MILLI } else { 2 * SECOND };
             let delay = self.rng.random_range(1..most);
-            self.after(delay, Happening::Late);
+            self.after(self.drifts_for().unwrap_or(delay), Happening::Late);
         }
     }
 

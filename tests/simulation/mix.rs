@@ -13,7 +13,7 @@ pub struct Delay {
     pub max: Micros,
 }
 
-const fn delay(min: Micros, max: Micros) -> Delay {
+pub const fn delay(min: Micros, max: Micros) -> Delay {
     Delay { min, max }
 }
 
@@ -51,6 +51,8 @@ pub struct Weights {
     pub expire: u32,
     /// A node reaches no ZooKeeper server for a while.
     pub isolate: u32,
+    /// A node's way to ZooKeeper is slow for a while.
+    pub drag: u32,
     /// The whole ensemble is down for a while.
     pub outage: u32,
     /// A ZooKeeper server applies nothing new for a while.
@@ -138,6 +140,7 @@ const ROUGH: Weights = Weights {
     mute: 6,
     expire: 5,
     isolate: 4,
+    drag: 3,
     outage: 1,
     lag: 4,
     partition: 4,
@@ -163,6 +166,7 @@ const NOTHING: Weights = Weights {
     mute: 0,
     expire: 0,
     isolate: 0,
+    drag: 0,
     outage: 0,
     lag: 0,
     partition: 0,
@@ -228,6 +232,50 @@ pub const MIXES: &[Mix] = &[
         weights: Weights { cut: 10, mute: 8, expire: 8, isolate: 6, outage: 2, lag: 6, pause: 6, ..NOTHING },
         calm: delay(2 * MILLI, 150 * MILLI),
         given_up: 300,
+        killed_in_step: 0,
+        ..TWO
+    },
+    // One node's way to ZooKeeper is much slower than the other's: while one still reads, the other leads and trims.
+    Mix {
+        name: "dragged",
+        share: 2,
+        think: delay(0, 10 * MILLI),
+        weights: Weights {
+            drag: 20,
+            partition: 12,
+            one_way: 6,
+            cut: 4,
+            pause: 4,
+            wipe: 2,
+            kill: 4,
+            hand_over: 6,
+            ..NOTHING
+        },
+        calm: delay(2 * MILLI, 150 * MILLI),
+        spell: delay(200 * MILLI, 2 * SECOND),
+        killed_in_step: 0,
+        wal_bytes: 3 * 1024,
+        wal_segments: 12,
+        ..TWO
+    },
+    // The same node is started twice, again and again, while the first of the two is out of sight.
+    Mix {
+        name: "twins",
+        share: 1,
+        weights: Weights { twin: 20, pause: 20, isolate: 4, partition: 4, kill: 2, cut: 4, ..NOTHING },
+        calm: delay(2 * MILLI, 100 * MILLI),
+        killed_in_step: 0,
+        ..TWO
+    },
+    // One node alone, whose requests come late or are refused: nobody but itself can put it right.
+    Mix {
+        name: "alone",
+        share: 1,
+        nodes: 1,
+        weights: Weights { quota: 20, cut: 20, mute: 10, expire: 4, ..NOTHING },
+        calm: delay(2 * MILLI, 60 * MILLI),
+        spell: delay(10 * MILLI, 200 * MILLI),
+        given_up: 1_000,
         killed_in_step: 0,
         ..TWO
     },
@@ -340,7 +388,7 @@ pub fn of_seed(seed: u64) -> &'static Mix {
 
 impl Weights {
     /// All of them by name, to be drawn from.
-    pub fn list(&self) -> [(Fault, u32); 22] {
+    pub fn list(&self) -> [(Fault, u32); 23] {
         use Fault::*;
         [
             (Kill, self.kill),
@@ -354,6 +402,7 @@ impl Weights {
             (Mute, self.mute),
             (Expire, self.expire),
             (Isolate, self.isolate),
+            (Drag, self.drag),
             (Outage, self.outage),
             (Lag, self.lag),
             (Partition, self.partition),
@@ -383,6 +432,7 @@ pub enum Fault {
     Mute,
     Expire,
     Isolate,
+    Drag,
     Outage,
     Lag,
     Partition,

@@ -1,15 +1,17 @@
 //! One fault at a time, and exactly what must come of it.
 
-use bequest::{GroupError, NodeError};
+use bequest::{GroupError, NodeError, Role};
 use bequest_recovery::path::GroupPaths;
 use bequest_recovery::record::{self, Pointer};
 use bytes::Bytes;
 
 use crate::death::Death;
 use crate::genesis;
-use crate::mix::{Micros, Mix, MILLI, QUIET, SECOND};
+use crate::mix::{delay, Micros, Mix, MILLI, QUIET, SECOND};
 use crate::network::Block;
 use crate::world::{Pid, Place, World};
+
+mod rarer;
 
 const ROOMY: Mix = Mix { name: "roomy", wal_bytes: 4 << 20, wal_segments: 100_000, ..QUIET };
 
@@ -134,6 +136,67 @@ fn a_leader_whose_host_is_gone_is_replaced_in_well_under_a_second() {
 }
 
 #[test]
+fn hosts_that_vanish_again_and_again_are_all_replaced_in_well_under_a_second() {
+    let mut world = serving(&ROOMY);
+    for round in 0..6 {
+        // A ballot that ends younger than this makes everybody more patient, as it should.
+        world.write_for(2 * SECOND);
+        let (leader, follower) = world.leader_and_follower();
+        let node = world.node(leader);
+        // Its cable is pulled: nobody is told, and its process goes on.
+        for (from, to) in [(1, 2), (2, 1)] {
+            world.block(from, to, Block::Silent);
+        }
+        world.keepers.isolated.insert(node);
+        world.mute(leader, crate::keeper::Silence::Both, 400 * MILLI);
+        let downtime = world.until("the other leads", 3 * SECOND, |world| world.leaders(0).contains_key(&follower));
+        assert!(downtime < 700 * MILLI, "round {round}: {downtime} us");
+        world.network.blocked.clear();
+        world.keepers.isolated.clear();
+        world.until("it follows", 3 * SECOND, |world| world.processes[&leader].replicas[0].role() == Role::Follower);
+    }
+}
+
+#[test]
+fn a_zookeeper_that_turns_slow_moves_leadership_a_few_times_at_most() {
+    const DRAGGED: Mix = Mix { name: "dragged and roomy", keeper: delay(5 * MILLI, 15 * MILLI), ..ROOMY };
+    let mut world = serving(&DRAGGED);
+    for block in [false, true] {
+        if block {
+            for (from, to) in [(1, 2), (2, 1)] {
+                world.block(from, to, Block::Silent);
+            }
+        }
+        let term = world.term();
+        // Forty times slower from one moment to the next.
+        world.keepers.dragged.extend([1, 2]);
+        world.write_for(40 * SECOND);
+        assert!(world.term() <= term + 6, "block={block}: {} terms; {}", world.term() - term, world.situation());
+        let (term, acknowledged) = (world.term(), world.groups[0].clients.acknowledged);
+        world.write_for(20 * SECOND);
+        assert_eq!(world.term(), term, "block={block}: {}", world.situation());
+        assert!(world.groups[0].clients.acknowledged > acknowledged, "block={block}: {}", world.situation());
+        world.keepers.dragged.clear();
+        world.write_for(5 * SECOND);
+    }
+}
+
+#[test]
+fn a_zookeeper_slower_than_the_election_timeout_makes_no_nodes_take_turns() {
+    const SLOW: Mix = Mix { name: "slow and roomy", keeper: delay(200 * MILLI, 300 * MILLI), ..ROOMY };
+    let mut world = serving(&SLOW);
+    // Nothing but ZooKeeper tells whether the leader lives.
+    for (from, to) in [(1, 2), (2, 1)] {
+        world.block(from, to, Block::Silent);
+    }
+    world.write_for(10 * SECOND);
+    let (term, acknowledged) = (world.term(), world.groups[0].clients.acknowledged);
+    world.write_for(30 * SECOND);
+    assert_eq!(world.term(), term, "{}", world.situation());
+    assert!(world.groups[0].clients.acknowledged > acknowledged + 40, "{}", world.situation());
+}
+
+#[test]
 fn a_cut_between_the_nodes_alone_moves_no_leadership_and_stops_no_write() {
     let mut world = serving(&ROOMY);
     let (_, follower) = world.leader_and_follower();
@@ -151,6 +214,21 @@ fn a_cut_between_the_nodes_alone_moves_no_leadership_and_stops_no_write() {
     let last = world.processes[&follower].replicas[0].status.as_ref().map_or(0, |status| status.last);
     let behind = world.groups[0].mirror.end().index - last;
     assert!(behind < 50, "the follower keeps up through zookeeper, {behind} behind; {}", world.situation());
+}
+
+#[test]
+fn a_leader_out_of_sight_that_dies_is_replaced() {
+    for block in [Block::Silent, Block::Reject] {
+        let mut world = serving(&ROOMY);
+        for (from, to) in [(1, 2), (2, 1)] {
+            world.block(from, to, block);
+        }
+        world.write_for(5 * SECOND);
+        let (leader, follower) = world.leader_and_follower();
+        world.die(leader, Death::Power);
+        let downtime = world.until("the other leads", 5 * SECOND, |world| world.leaders(0).contains_key(&follower));
+        assert!(downtime < 2 * SECOND, "{block:?}: {downtime} us");
+    }
 }
 
 #[test]

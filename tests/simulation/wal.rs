@@ -9,7 +9,7 @@ use bequest_recovery::entry::{Entry, EntryHash, Position};
 use bequest_recovery::keeper::Op;
 use bequest_recovery::model::{Change, Transaction, ZooModel};
 use bequest_recovery::path::{number, GroupPaths, WalName, NODES};
-use bequest_recovery::record::{self, Ballot, Manifest, Pointer, Segment, SnapshotName, Uuid};
+use bequest_recovery::record::{self, Ballot, Manifest, Pointer, Registration, Segment, SnapshotName, Uuid};
 use bytes::Bytes;
 
 use crate::counts::Counts;
@@ -33,6 +33,8 @@ pub struct Mirror {
     chunks: BTreeSet<String>,
     /// The pointer.
     pub pointer: Pointer,
+    // The process registered last, by node.
+    registered: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ impl Mirror {
             manifests: BTreeMap::new(),
             chunks: BTreeSet::new(),
             pointer: Pointer::default(),
+            registered: BTreeMap::new(),
         }
     }
 
@@ -109,6 +112,9 @@ impl Mirror {
         for op in ops {
             let path = op.path();
             if !matches!(op, Op::Check { .. } | Op::Delete { .. }) && path.starts_with(NODES) {
+                if let Op::Create { data, .. } | Op::Set { data, .. } = op {
+                    self.registers(path, data);
+                }
                 if path.contains("/challenge/") {
                     counts.one("challenge written");
                 } else if path.contains("/answer/") {
@@ -129,6 +135,15 @@ impl Mirror {
         }
     }
 
+    /// A process registers, where this is a registration.
+    fn registers(&mut self, path: &str, data: &Bytes) {
+        let node = path.strip_prefix(NODES).and_then(|rest| number(rest.strip_prefix('/')?, 20));
+        if let Some(node) = node {
+            let registration: Registration = record::open(data, None).expect("registrations are well-formed");
+            self.registered.insert(node, registration.incarnation);
+        }
+    }
+
     fn ballot_set(&mut self, data: &Bytes, counts: &mut Counts) {
         let ballot: Ballot = record::open(data, Some(self.uuid)).expect("ballots are well-formed");
         let (before, version) = &self.ballot;
@@ -143,6 +158,8 @@ impl Mirror {
         } else {
             assert!(ballot.term > before.term, "terms ascend: {before:?} -> {ballot:?}");
             assert!(ballot.node != 0, "nobody's ballot: {ballot:?}");
+            let registered = self.registered.get(&ballot.node);
+            assert_eq!(registered, Some(&ballot.incarnation), "a superseded process sealed: {ballot:?}");
             counts.one("seal won");
         }
         self.ballot = (ballot, version + 1);

@@ -6,17 +6,20 @@ use bequest::replica::event::{Event, NodeId, Token};
 use bequest_recovery::keeper::RequestId;
 use bequest_recovery::model::{Delivery, SessionId, ZooModel};
 use bytes::Bytes;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::Rng;
 
 use crate::clients::Clients;
 use crate::counts::Counts;
+use crate::dice::Dice;
 use crate::disk::Disk;
 use crate::faults::Fault;
 use crate::genesis;
+use crate::golden::hold::Held;
+use crate::golden::tale::Tale;
 use crate::history::History;
 use crate::mix::{self, Delay, Machines, Micros, Mix, MILLI};
 use crate::network::Network;
+use crate::pairs::strike::{Aftermath, Strikes};
 use crate::process::Process;
 use crate::trace::Trace;
 use crate::wal::Mirror;
@@ -94,6 +97,10 @@ pub enum Happening {
     End(Fault),
     /// A process that was asked to shut down should be gone by now.
     Overdue(Pid),
+    /// What an effect that was struck leads to.
+    Aftermath(Pid, Aftermath),
+    /// A moment somebody waits for.
+    Moment,
 }
 
 /// One group, as everybody outside of its replicas sees it.
@@ -112,7 +119,7 @@ impl Group {
 /// One run.
 pub struct World {
     pub mix: &'static Mix,
-    pub rng: StdRng,
+    pub rng: Dice,
     pub now: Micros,
     /// How many steps cores have done.
     pub steps: u64,
@@ -133,20 +140,41 @@ pub struct World {
     pub stops: Vec<(Pid, bequest::GroupError)>,
     /// Nodes stopped.
     pub node_stops: Vec<(Pid, bequest::NodeError)>,
-    /// Effects carried out so far, and the ones before which their process is killed, ascending.
-    pub effects: u64,
-    pub kill_before: Vec<(u64, bool)>,
+    /// What becomes of effects, by their numbers.
+    pub strikes: Strikes,
     /// Where processes lived that are dead.
     pub last_places: BTreeMap<Pid, Place>,
     /// Since when a second process of a node may have been about, by node.
     pub twins: BTreeMap<u64, Pid>,
+    /// Processes are started by hand alone.
+    pub by_hand: bool,
+    /// What waits at places that are held back.
+    pub held: Held,
+    /// What happens, told in the protocol's words, where somebody listens.
+    pub tale: Option<Tale>,
     queue: BTreeMap<(Micros, u64), Happening>,
     serial: u64,
 }
 
 impl World {
     pub fn new(seed: u64, mix: &'static Mix, keep_trace: bool) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
+        let mut world = Self::empty(Dice::seeded(seed), mix, keep_trace);
+        for node in 1..=mix.nodes {
+            let delay = world.rng.random_range(0..20 * MILLI);
+            world.after(delay, Happening::Birth(Place { node, host: 0 }));
+        }
+        for group in 0..mix.groups {
+            for client in 0..mix.clients {
+                world.after(100 * MILLI, Happening::Client(group, client));
+            }
+        }
+        let calm = world.draw(mix.calm);
+        world.after(200 * MILLI + calm, Happening::Fault);
+        world
+    }
+
+    /// Cluster and groups are founded; nothing will happen by itself.
+    pub fn empty(mut rng: Dice, mix: &'static Mix, keep_trace: bool) -> Self {
         let durable = match mix.machines {
             Machines::Volatile => false,
             Machines::Durable => true,
@@ -154,7 +182,7 @@ impl World {
         };
         let mut zoo = ZooModel::new(mix.servers);
         genesis::create(&mut zoo, mix);
-        let mut world = Self {
+        Self {
             mix,
             now: 0,
             steps: 0,
@@ -171,26 +199,16 @@ impl World {
             hostile: false,
             stops: Vec::new(),
             node_stops: Vec::new(),
-            effects: 0,
-            kill_before: Vec::new(),
+            strikes: Strikes::default(),
             last_places: BTreeMap::new(),
             twins: BTreeMap::new(),
+            by_hand: false,
+            held: Held::default(),
+            tale: None,
             queue: BTreeMap::new(),
             serial: 0,
             rng,
-        };
-        for node in 1..=mix.nodes {
-            let delay = world.rng.random_range(0..20 * MILLI);
-            world.after(delay, Happening::Birth(Place { node, host: 0 }));
         }
-        for group in 0..mix.groups {
-            for client in 0..mix.clients {
-                world.after(100 * MILLI, Happening::Client(group, client));
-            }
-        }
-        let calm = world.draw(mix.calm);
-        world.after(200 * MILLI + calm, Happening::Fault);
-        world
     }
 
     /// A number that was never given before in this run.
@@ -237,6 +255,7 @@ impl World {
             for group in &mut self.groups {
                 group.mirror.follow(&self.zoo, &mut self.counts);
             }
+            self.tell_transactions();
             if done(self) {
                 return true;
             }
@@ -244,7 +263,8 @@ impl World {
         true
     }
 
-    fn happen(&mut self, happening: Happening) {
+    pub fn happen(&mut self, happening: Happening) {
+        let Some(happening) = self.hold_back(happening) else { return };
         match happening {
             Happening::Birth(place) => self.give_birth(place),
             Happening::Step(pid) => self.step(pid),
@@ -272,6 +292,8 @@ impl World {
             Happening::Fault => self.strike(),
             Happening::End(fault) => self.end(fault),
             Happening::Overdue(pid) => self.overdue(pid),
+            Happening::Aftermath(pid, aftermath) => self.aftermath(pid, aftermath),
+            Happening::Moment => {}
         }
     }
 

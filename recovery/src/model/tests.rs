@@ -141,6 +141,22 @@ fn an_acl_denies_reading_writing_checking_and_what_is_done_to_children() {
 }
 
 #[test]
+fn a_request_can_be_refused_by_a_quota_of_one_moment() {
+    let (mut zoo, session) = ensemble(1);
+    let write = [check("/a", 0), set("/a", "two", 0)];
+    zoo.submit(session, RequestId(7), Request::Multi(write.to_vec()));
+    assert_eq!(zoo.oldest(session), Some(RequestId(7)));
+    zoo.refuse(session);
+    let outcome = refused(1, Reason::QuotaExceeded);
+    assert_eq!(zoo.deliveries(session), [Delivery::Outcome { id: RequestId(7), outcome }]);
+    assert_eq!(data(&mut zoo, session, "/a").map(|(data, _)| data), Some(Bytes::from_static(b"one")));
+    assert_eq!(multi(&mut zoo, session, &write), DONE, "the moment has passed");
+    zoo.submit(session, RequestId(8), Request::Multi(vec![check("/a", 1)]));
+    zoo.refuse(session);
+    assert_eq!(zoo.oldest(session), Some(RequestId(8)), "nothing that grows");
+}
+
+#[test]
 fn an_exhausted_quota_refuses_what_is_created_and_nothing_else() {
     let (mut zoo, session) = ensemble(1);
     assert_eq!(multi(&mut zoo, session, &[create("/a/b", "")]), DONE);

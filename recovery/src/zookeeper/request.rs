@@ -2,6 +2,7 @@
 
 use super::watches::Watched;
 use crate::keeper::{Op, Outcome, Reason, Refusal, Reply, Request, Stat};
+use crate::segment::REQUEST_BYTES_MAX;
 use std::sync::Arc;
 use zookeeper_client::{
     Acls, Client, CreateMode, Error, MultiWriteError, MultiWriteResult, MultiWriter, OneshotWatcher,
@@ -9,7 +10,7 @@ use zookeeper_client::{
 
 /// The largest request a server with default settings takes (`jute.maxbuffer`). To a larger one it does not answer
 /// but hangs up, which looks like a broken connection.
-pub const FRAME_BYTES_MAX: usize = 0xf_ffff;
+pub const FRAME_BYTES_MAX: usize = REQUEST_BYTES_MAX;
 
 /// What came of a request: its outcome, and a watch that was left.
 #[derive(Debug)]

@@ -37,6 +37,11 @@ pub(crate) async fn raw_client(address: SocketAddr) -> zookeeper_client::Client 
     zookeeper_client::Client::connect(&address.to_string()).await.expect("the server accepts clients")
 }
 
+/// A plain znode that anyone may do anything to.
+pub(crate) fn anyone() -> zookeeper_client::CreateOptions<'static> {
+    zookeeper_client::CreateMode::Persistent.with_acls(zookeeper_client::Acls::anyone_all())
+}
+
 /// A keeper and what it said so far.
 pub(crate) struct Rig {
     keeper: Option<ZooKeeper>,

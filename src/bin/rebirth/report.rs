@@ -33,8 +33,8 @@ pub(crate) fn html(summary: &Summary, journal: &Journal, acks: &[Moment]) -> Str
 }
 
 const STYLE: &str = "body{font:15px system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
- code,pre{font:13px ui-monospace,monospace}table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}\
- td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#555}\
+ code,pre{font:13px ui-monospace,monospace}pre{white-space:pre-wrap}table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}\
+ td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto;overflow:visible}svg text{font:11px system-ui,sans-serif;fill:#555}\
  .acks{fill:#3b7dd8}.outage{fill:#d33;fill-opacity:.35}.fault{stroke:#d33}.grid{stroke:#ddd}.dot{fill:#3b7dd8;fill-opacity:.6}\
  .median{stroke:#222;stroke-width:2}.bad{color:#b00}";
 
@@ -87,12 +87,21 @@ fn timeline(journal: &Journal, outages: &[&Outage], acks: &[Moment]) -> String {
             fault = x(outage.fault),
         );
     }
-    for tenth in 0..=10 {
-        let seconds = end / 1e9 * f64::from(tenth) / 10.0;
-        let place = LEFT + (WIDTH - LEFT - 30.0) * f64::from(tenth) / 10.0;
-        let _ = write!(svg, "<text x=\"{place:.1}\" y=\"{}\">{seconds:.0} s</text>", TIMELINE_HEIGHT + 36.0);
+    let step = tick_seconds(end / 1e9);
+    let mut seconds = 0.0;
+    while seconds <= end / 1e9 {
+        let place = LEFT + seconds * 1e9 / end * (WIDTH - LEFT);
+        let _ = write!(svg, "<text x=\"{place:.1}\" y=\"{}\">{seconds} s</text>", TIMELINE_HEIGHT + 36.0);
+        seconds += step;
     }
     svg + "</svg>\n"
+}
+
+/// Whole seconds between two marks of the time axis: round numbers, about ten marks.
+fn tick_seconds(end: f64) -> f64 {
+    let decades = std::iter::successors(Some(1.0), |decade| Some(decade * 10.0));
+    let steps = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * decade));
+    steps.take(30).find(|step| end / step <= 12.0).unwrap_or(end)
 }
 
 /// One line per kind, one dot per outage, on a logarithmic scale.

@@ -7,9 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
 use super::*;
-use crate::driver::frame::put_frame;
 use crate::driver::inbox::inbox;
 use crate::driver::io::IoRuntime;
+use crate::wire::frame::put_frame;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const CLUSTER: Uuid = Uuid([7; 16]);

@@ -1,0 +1,5 @@
+//! Rules of the WAL and the archive, held against the model of ZooKeeper.
+
+mod archive;
+mod log;
+mod world;
