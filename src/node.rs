@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -327,8 +328,11 @@ impl Node {
     /// # Errors
     /// If the node had ended already, why.
     pub async fn shutdown(self) -> Result<(), NodeError> {
-        self.groups().waiting = None;
-        if self.inbox.put(Input::Call(Call::ShutDown)) {
+        let waiting = self.groups().waiting.take();
+        if waiting.is_some() {
+            // Never started, so there is nobody to tell. Its disk is waited for.
+            let _ = tokio::task::spawn_blocking(|| drop(waiting)).await;
+        } else if self.inbox.put(Input::Call(Call::ShutDown)) {
             let mut state = self.state.clone();
             let ended = async { drop(state.wait_for(NodeState::has_ended).await) };
             if tokio::time::timeout(SHUT_DOWN_LIMIT, ended).await.is_err() {
@@ -357,19 +361,23 @@ impl Drop for Node {
         // Fails if the raft thread has ended, which is what is wanted.
         self.inbox.put(Input::Call(Call::Abort));
         let mut groups = self.groups();
-        groups.waiting = None;
+        let waiting = groups.waiting.take();
         let threads: Vec<_> = groups.raft.take().into_iter().chain(std::mem::take(&mut groups.machines)).collect();
         drop(groups);
-        // A process that ends while threads still use RocksDB is torn down by RocksDB's own destructors. Threads are waited
-        // for beside this one, so that a state machine that does not come back holds it up for a moment only.
+        // A process that ends while a thread still uses RocksDB, or ends after having used it, is torn down by RocksDB's own
+        // destructors. Threads are waited for beside this one, so that a state machine that does not come back holds it up
+        // for a moment only.
         let (ended, wait) = std::sync::mpsc::channel::<()>();
         let waiter = std::thread::Builder::new().name("bequest-end".into()).spawn(move || {
+            drop(waiting);
             threads.into_iter().for_each(|thread| drop(thread.join()));
             drop(ended);
         });
-        if waiter.is_ok() {
+        if let Ok(waiter) = waiter {
             // Nothing is ever sent: it ends with the threads, or with the limit.
-            let _ = wait.recv_timeout(DROP_LIMIT);
+            if wait.recv_timeout(DROP_LIMIT) == Err(RecvTimeoutError::Disconnected) {
+                let _ = waiter.join();
+            }
         }
     }
 }

@@ -60,11 +60,13 @@ impl Disk {
         ];
         Ok(Self { jobs, threads })
     }
+}
 
-    /// Ends when everything before is written and synced.
-    pub(crate) fn stop(self) {
+/// Returns when everything asked for before is written and synced, and the store let go of.
+impl Drop for Disk {
+    fn drop(&mut self) {
         let _ = self.jobs.send(DiskJob::Stop);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             // A panic there has been printed; this thread is ending too.
             let _ = thread.join();
         }

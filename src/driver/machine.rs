@@ -135,6 +135,8 @@ struct Worker<'a> {
     // What the core was told last.
     ready: Option<bool>,
     upload: Option<Upload>,
+    // Threads that write snapshots, abandoned ones too: each uses what the machine keeps its state in.
+    writers: Vec<JoinHandle<()>>,
 }
 
 // A snapshot on its way out. Dropping the credit's sender ends it.
@@ -151,17 +153,29 @@ enum Turn {
 
 impl<'a> Worker<'a> {
     fn new(group: GroupNumber, inbox: Inbox, jobs: &'a Receiver<MachineJob>) -> Self {
-        Self { group, inbox, jobs, next: VecDeque::new(), joined: false, ready: None, upload: None }
+        Self {
+            group,
+            inbox,
+            jobs,
+            next: VecDeque::new(),
+            joined: false,
+            ready: None,
+            upload: None,
+            writers: Vec::new(),
+        }
     }
 
     fn run(mut self, applier: &mut Applier) {
         loop {
             match self.turn() {
-                Turn::End | Turn::Job(MachineJob::Stop) => return,
+                Turn::End | Turn::Job(MachineJob::Stop) => break,
                 Turn::Idle => self.tell_ready(applier),
                 Turn::Job(job) => self.carry_out(applier, job),
             }
         }
+        self.upload = None;
+        // A panic there has been printed.
+        self.writers.into_iter().for_each(|writer| drop(writer.join()));
     }
 
     fn turn(&mut self) -> Turn {
@@ -255,7 +269,11 @@ impl<'a> Worker<'a> {
             .spawn(move || send_chunks(stream, upload, group, &inbox, &credits));
         match spawned {
             // The thread ends by itself: with the last chunk, or as soon as it wants credit after being abandoned.
-            Ok(_) => self.upload = Some(Upload { number: upload, credit: sender }),
+            Ok(writer) => {
+                self.upload = Some(Upload { number: upload, credit: sender });
+                self.writers.retain(|writer| !writer.is_finished());
+                self.writers.push(writer);
+            }
             Err(error) => self.tell(MachineEvent::SnapshotFailed { upload, message: error.to_string() }),
         }
     }
@@ -322,10 +340,11 @@ impl<'a> Worker<'a> {
                 MachineJob::SnapshotAbandon { upload } => {
                     self.upload.take_if(|current| current.number == upload);
                 }
-                job @ (MachineJob::Apply { .. }
-                | MachineJob::RestoreBegin { .. }
-                | MachineJob::Joined
-                | MachineJob::Stop) => {
+                // The core applies nothing while it restores. Doing either would lose the other without a word.
+                MachineJob::Apply { .. } => {
+                    return Some(Err(MachineError::new("entries to apply in the middle of a restore")));
+                }
+                job @ (MachineJob::RestoreBegin { .. } | MachineJob::Joined | MachineJob::Stop) => {
                     // The core has moved on without a word: the old state stays in force.
                     self.next.push_front(job);
                     return None;

@@ -16,7 +16,6 @@ use tokio::sync::{watch, OwnedSemaphorePermit};
 
 use super::call::{Call, Join, ProposeAnswer, ReadAnswer};
 use super::disk::{Disk, DiskJob};
-use super::handshake::Identity;
 use super::inbox::Input;
 use super::io::IoRuntime;
 use super::machine::{Machine, MachineJob};
@@ -25,6 +24,7 @@ use crate::error::{GroupError, NodeError, ProposeError, ReadError};
 use crate::replica::event::{Config, Effect, Effects, Event, GroupNumber, LinkEvent, Now, Token};
 use crate::replica::status::{GroupStatus, Mode, Role, SuccessionReport};
 use crate::replica::Core;
+use crate::wire::handshake::Identity;
 
 // Events taken in one turn at most: the effects of the first must not wait long for the last.
 const TURN_EVENTS_MAX: usize = 4096;
@@ -116,7 +116,7 @@ fn run(driver: Driver) {
     }
     // Closes the peer port and all links: the other nodes notice at once.
     drop(runtime);
-    disk.stop();
+    drop(disk);
     state.send_replace(end);
 }
 

@@ -1,7 +1,7 @@
 //! Lives and deaths of two nodes.
 
 use bequest::{BootstrapError, Bootstrapped, JoinError};
-use bequest_storage::{KvCommand, KvQuery};
+use bequest_storage::{KvCommand, KvQuery, Options, Store};
 use prost::Message;
 
 use crate::world::{get, leads, put, value, TestResult, World, LIMIT};
@@ -104,5 +104,24 @@ async fn joining_creates_nothing_and_bootstrap_twice_changes_nothing() -> TestRe
     let error = node.join_key_value("orders").await.expect_err("twice");
     assert_eq!(error, JoinError::AlreadyJoined { name: "orders".to_owned() });
     node.shutdown().await?;
+    Ok(())
+}
+
+// A process that ends next would otherwise tear RocksDB down under their feet, and abort.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_threads_of_a_dropped_node_have_let_go_of_its_directory() -> TestResult {
+    let world = World::start().await?;
+    for _ in 0..10 {
+        let waiting = world.open(1).await?;
+        drop(waiting);
+        drop(Store::open(world.dir(1), Options::default())?);
+    }
+    world.bootstrap().await?;
+    for _ in 0..10 {
+        let (node, group) = world.node(1).await?;
+        drop(node);
+        drop(Store::open(world.dir(1), Options::default())?);
+        drop(group);
+    }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bequest::{default_limits, BootstrapError, Bootstrapped, Group, Node, NodeBuilder, OpenError, Role};
 use bequest_harness::{free_port, ZooKeeperServer, ZooKeeperServerBuilder};
-use bequest_storage::{KvAnswer, KvCommand, KvQuery, StorageError};
+use bequest_storage::{KvAnswer, KvCommand, KvQuery};
 use prost::Message;
 
 pub(crate) type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -54,16 +54,7 @@ impl World {
     }
 
     pub(crate) async fn node(&self, id: u64) -> Result<(Node, Group), Box<dyn std::error::Error>> {
-        let began = std::time::Instant::now();
-        let node = loop {
-            match self.open(id).await {
-                // A node that was just dropped is about to let go of it.
-                Err(OpenError::Storage(StorageError::InUse { .. })) if began.elapsed() < LIMIT => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                opened => break opened?,
-            }
-        };
+        let node = self.open(id).await?;
         let group = node.join_key_value("orders").await?;
         Ok((node, group))
     }

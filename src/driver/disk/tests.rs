@@ -6,6 +6,8 @@ use super::*;
 use crate::driver::inbox::inbox;
 use crate::replica::event::Birth;
 
+mod power;
+
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn start(dir: &std::path::Path) -> (Disk, Store, Receiver<Input>) {
@@ -53,7 +55,7 @@ fn many_effects_of_many_groups_are_written_and_answered() {
         }
         _ => panic!("a fetch is answered"),
     }
-    disk.stop();
+    drop(disk);
     for uuid in [1, 2] {
         let log = store.load([uuid; 16], 0).expect("readable").expect("there");
         assert_eq!((log.meta.name, log.entries.len()), (format!("g{uuid}"), 20));
@@ -68,7 +70,7 @@ fn what_is_known_of_zookeeper_comes_back_as_it_was() {
     let known = Some(crate::replica::event::Known { term: 9, position });
     let first = Persist { birth: birth(1), known, hard_state: Some((9, 1)), ..*persist(1, 1, 1) };
     disk.jobs.send(DiskJob::Persist(GroupNumber(1), Box::new(first))).expect("runs");
-    disk.stop();
+    drop(disk);
     let log = store.load([1; 16], 0).expect("readable").expect("there");
     assert_eq!(log.known, Some(Known { term: 9, index: 1, entry_term: 1, hash: [1; 16] }));
     assert_eq!(log.hard_state, HardState { term: 9, commit: 1 });

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use bequest_recovery::entry::Entry;
@@ -20,6 +20,8 @@ struct Register {
     value: Bytes,
     ready: Arc<AtomicBool>,
     leading: Arc<AtomicBool>,
+    /// Of its snapshots that are being written, or wait for credit.
+    writing: Arc<AtomicUsize>,
 }
 
 impl StateMachine for Register {
@@ -51,7 +53,12 @@ impl StateMachine for Register {
 
 impl Snapshot for Register {
     fn write_to(self: Box<Self>, chunk: &mut dyn FnMut(Bytes) -> Result<(), MachineError>) -> Result<(), MachineError> {
-        (0..10).try_for_each(|_| chunk(self.value.clone()))
+        self.writing.fetch_add(1, Ordering::SeqCst);
+        let written = (0..10).try_for_each(|_| chunk(self.value.clone()));
+        // Long enough that nobody who does not wait for it misses it.
+        std::thread::sleep(Duration::from_millis(20));
+        self.writing.fetch_sub(1, Ordering::SeqCst);
+        written
     }
 }
 
@@ -77,6 +84,7 @@ struct Bench {
     machine: Machine,
     inputs: Receiver<Input>,
     register: Register,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Bench {
@@ -85,7 +93,7 @@ impl Bench {
         let register = Register::default();
         let started = Machine::start(GROUP, "bench", Box::new(register.clone()), inbox).expect("a thread");
         assert_eq!(started.recovered.blocking_recv().expect("recovered"), Ok(0));
-        let bench = Self { machine: started.machine, inputs, register };
+        let bench = Self { machine: started.machine, inputs, register, thread: Some(started.thread) };
         bench.machine.give(MachineJob::Joined);
         assert_eq!(bench.next(), "applied 0 ready=false");
         bench
@@ -205,6 +213,22 @@ fn an_abandoned_snapshot_says_nothing_more() {
 }
 
 #[test]
+fn an_apply_thread_ends_after_the_snapshots_it_began() {
+    let mut bench = Bench::joined();
+    drop(bench.apply(1, b"a"));
+    assert_eq!(bench.next(), "applied 1 ready=false");
+    for upload in [7, 8] {
+        bench.machine.give(MachineJob::SnapshotTake { upload, credit: 2 });
+        assert_eq!(bench.next(), format!("taken {upload} at 1"));
+        assert_eq!((bench.next(), bench.next()), (format!("chunk of {upload}"), format!("chunk of {upload}")));
+    }
+    assert_ne!(bench.register.writing.load(Ordering::SeqCst), 0, "the second waits for credit");
+    bench.machine.give(MachineJob::Stop);
+    bench.thread.take().expect("started").join().expect("no panic");
+    assert_eq!(bench.register.writing.load(Ordering::SeqCst), 0);
+}
+
+#[test]
 fn a_restore_replaces_the_state_when_it_is_finished_and_not_before() {
     let source = Bench::joined();
     drop(source.apply(1, b"inherited"));
@@ -245,11 +269,19 @@ fn a_restore_that_fails_or_is_dropped_leaves_the_old_state() {
     assert_eq!(bench.next(), "took 2");
     bench.machine.give(MachineJob::RestoreAbandon { restore: 2 });
     assert_eq!(bench.query(), Ok(Bytes::from_static(b"old")));
-    // The core may move on without a word.
-    bench.machine.give(MachineJob::RestoreBegin { restore: 3 });
     drop(bench.apply(2, b"new"));
     assert_eq!(bench.next(), "applied 2 ready=false");
     assert_eq!(bench.query(), Ok(Bytes::from_static(b"new")));
+}
+
+#[test]
+fn entries_to_apply_in_the_middle_of_a_restore_end_it_with_an_error() {
+    let bench = Bench::joined();
+    bench.machine.give(MachineJob::RestoreBegin { restore: 1 });
+    drop(bench.apply(1, b"early"));
+    let refused = bench.next();
+    assert!(refused.contains("not restored 1:") && refused.contains("in the middle of a restore"), "{refused}");
+    assert_eq!(bench.query(), Ok(Bytes::new()));
 }
 
 #[test]
