@@ -63,7 +63,7 @@ impl Replica {
             return;
         }
         let (Some(seen), Some(own)) = (self.seen.clone(), cx.facts.incarnation()) else { return };
-        match self.suspicion.decide(cx, &seen.ballot, own) {
+        match self.suspicion.decide(cx, seen.version, &seen.ballot, own) {
             Decision::Wait => {}
             Decision::Vacate => self.resign(cx, seen, "a seal of this incarnation landed late", None),
             Decision::Seal(_) if !self.ready_to_lead || cx.facts.shutting_down || self.handing_over => {}
@@ -221,7 +221,13 @@ impl Replica {
         // right all the same, so it goes on as an observer's.
         match &mut self.phase {
             Phase::Restoring(restoring) if restoring.is_finishing() => restoring.demote(),
-            _ => self.follow(cx),
+            _ => {
+                self.follow(cx);
+                // What is handed to this node is taken without a pause.
+                if self.seen.as_ref().is_some_and(|seen| self.suspicion.is_asked(seen.version, &seen.ballot)) {
+                    self.consider(cx);
+                }
+            }
         }
     }
 
@@ -374,9 +380,8 @@ impl Replica {
 
     /// The leader asks this node to take over.
     pub(super) fn asked_to_seal(&mut self, cx: &mut Context<'_>, peer: NodeId, version: i32) {
-        let Some(seen) = &self.seen else { return };
-        if seen.version == version && seen.ballot.node == peer.0 {
-            self.suspicion.asked_for();
+        if self.seen.as_ref().is_some_and(|seen| seen.version == version && seen.ballot.node == peer.0) {
+            self.suspicion.asked(peer, version);
             self.consider(cx);
         }
     }

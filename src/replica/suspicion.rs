@@ -82,7 +82,8 @@ pub(super) struct Suspicion {
     progress: Option<u64>,
     /// Challenges in a row that a holder out of sight left unanswered.
     misses: u32,
-    asked_for: bool,
+    /// This node, as the holder of this version of the ballot, asked to take over.
+    asked_by: Option<(NodeId, i32)>,
     /// The ballot about to end is taken from a holder that may be alive.
     blamed: bool,
 }
@@ -110,6 +111,8 @@ impl Suspicion {
             flaps: self.flaps,
             calm_at: cx.now + timeout * SHORT_LIVED,
             not_before: self.not_before,
+            // Whoever asked may have put the ballot down meanwhile.
+            asked_by: self.asked_by,
             ..Self::default()
         };
     }
@@ -130,7 +133,6 @@ impl Suspicion {
     pub(super) fn back_off(&mut self, cx: &mut Context<'_>, duration: Duration) {
         let duration = duration.min(BACK_OFF_MAX);
         self.not_before = cx.now + duration / 4 + cx.random.up_to(duration);
-        self.asked_for = false;
     }
 
     /// The ballot is being taken from a holder that may be alive.
@@ -143,9 +145,15 @@ impl Suspicion {
         self.refused = true;
     }
 
-    /// The holder asks this node to take over.
-    pub(super) fn asked_for(&mut self) {
-        self.asked_for = true;
+    /// `peer`, as the holder of this version of the ballot, asks this node to take over.
+    pub(super) fn asked(&mut self, peer: NodeId, version: i32) {
+        self.asked_by = Some((peer, version));
+    }
+
+    /// Whether the holder wants this node to lead next: it still holds the ballot, or has put it down since.
+    pub(super) fn is_asked(&self, version: i32, ballot: &Ballot) -> bool {
+        let held_under = if ballot.vacant { version.wrapping_sub(1) } else { version };
+        self.asked_by == Some((NodeId(ballot.node), held_under))
     }
 
     /// A challenge was answered, or not.
@@ -170,7 +178,7 @@ impl Suspicion {
         self.verdict == Some(Verdict::Leading) && cx.now.since(self.heard) >= self.timeout(cx.config, cx.facts)
     }
 
-    pub(super) fn decide(&mut self, cx: &Context<'_>, ballot: &Ballot, own: Incarnation) -> Decision {
+    pub(super) fn decide(&mut self, cx: &Context<'_>, version: i32, ballot: &Ballot, own: Incarnation) -> Decision {
         let timeout = self.timeout(cx.config, cx.facts);
         if self.flaps > 0 && cx.now >= self.calm_at {
             self.flaps -= 1;
@@ -180,13 +188,15 @@ impl Suspicion {
         if holder == cx.config.node && holder_incarnation == own && !ballot.vacant && !planted!(LateSealForgotten) {
             return Decision::Vacate;
         }
-        if cx.now < self.not_before {
+        // Nobody competes for what is handed over.
+        let asked = self.is_asked(version, ballot);
+        if cx.now < self.not_before && !asked {
             return Decision::Wait;
         }
         if ballot.vacant {
             // One that never served may be of somebody who cannot: give others a chance, and time.
             let wait = if ballot.served { Duration::ZERO } else { timeout * 2 };
-            let due = cx.now.since(self.since) >= wait || self.asked_for;
+            let due = cx.now.since(self.since) >= wait || asked;
             return if due { Decision::Seal(Cause::Vacant) } else { Decision::Wait };
         }
         if holder == cx.config.node && planted!(LateSealForgotten) && holder_incarnation == own {
@@ -195,7 +205,7 @@ impl Suspicion {
         if holder == cx.config.node {
             return Decision::Seal(Cause::FormerSelf);
         }
-        if self.asked_for {
+        if asked {
             return Decision::Seal(Cause::HandOver);
         }
         let peer = cx.facts.peers.get(&holder);
@@ -218,6 +228,9 @@ impl Suspicion {
     /// When to decide again, if nothing happens before.
     pub(super) fn wake_at(&self, config: &super::event::Config, facts: &Facts, ballot: &Ballot, now: Now) -> Now {
         let timeout = self.timeout(config, facts);
+        if ballot.vacant && ballot.served && self.not_before > now {
+            return self.not_before;
+        }
         let silent = if ballot.vacant { self.since + timeout * 2 } else { self.heard + timeout };
         let at = silent.max(self.not_before);
         // What is overdue waits for a verdict or for ZooKeeper; look again now and then all the same.
