@@ -86,6 +86,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The folder for a run's data is in use.
+    #[error("{} is not empty: a run begins with empty disks; name another --dir", .dir.display())]
+    NotEmpty {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// A server did not answer, or not in words that are understood.
     #[error("no usable answer from server={address} to `{command}`: {answer}")]
     Answer {

@@ -1,5 +1,5 @@
 //! Starts and torments real processes: ZooKeeper servers and ensembles, any other program, and a TCP proxy that
-//! breaks connections in chosen ways. For the demo and the tests.
+//! breaks connections in chosen ways; and asks nodes over HTTP. For the demo, the nemesis and the tests.
 //!
 //! Everything listens on the loopback address unless told otherwise, on ports outside the kernel's ephemeral range,
 //! and dies with the process that started it, also when that process is killed.
@@ -22,16 +22,21 @@
 
 mod ensemble;
 mod error;
+mod http;
 mod installation;
 mod port;
 mod process;
+mod program;
 mod proxy;
 mod server;
 
 pub use ensemble::{Ensemble, EnsembleBuilder};
 pub use error::Error;
+pub use http::{HttpAnswer, HttpClient, HttpFailure};
+pub use hyper::{Method, StatusCode};
 pub use installation::Installation;
 pub use port::free_port;
 pub use process::{Process, ProcessBuilder};
+pub use program::{data_folder, interruption};
 pub use proxy::{Close, Framing, Proxy};
 pub use server::{four_letter_word, Mode, ServerInfo, ZooKeeperServer, ZooKeeperServerBuilder};

@@ -3,13 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bequest_harness::{HttpClient, HttpFailure, Method, StatusCode};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::header::LOCATION;
-use hyper::{Method, StatusCode};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 
 use super::history::{Outcome, Request, Value};
@@ -71,21 +66,13 @@ struct Conflict {
 /// A client of the HTTP interface. Every attempt is made once: what is tried again is for the caller to decide.
 #[derive(Clone, Debug)]
 pub(crate) struct Http {
-    client: Client<HttpConnector, Full<Bytes>>,
-    timeout: Duration,
+    client: HttpClient,
 }
 
 impl Http {
     /// A client that waits at most `timeout` for an answer.
     pub(crate) fn new(timeout: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(timeout));
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .retry_canceled_requests(false)
-            .build(connector);
-        Self { client, timeout }
+        Self { client: HttpClient::new(timeout) }
     }
 
     /// Asks a node once.
@@ -160,38 +147,18 @@ impl Http {
         path: &str,
         body: String,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        let request = hyper::Request::builder()
-            .method(method)
-            .uri(format!("http://{node}{path}"))
-            .body(Full::from(body))
-            .map_err(|error| Failure::Wrong(format!("{path} cannot be asked for: {error}")))?;
-        let answer = async {
-            let response = self.client.request(request).await.map_err(|error| {
-                // Without a connection nothing was sent.
-                if error.is_connect() {
-                    Failure::Refused
-                } else {
-                    Failure::Unknown
-                }
-            })?;
-            let status = response.status();
-            let leader = response.headers().get(LOCATION).and_then(|location| address(location.to_str().ok()?));
-            let body = response.into_body().collect().await.map_err(|_| Failure::Unknown)?;
-            match status {
-                StatusCode::TEMPORARY_REDIRECT => Err(leader.map_or(Failure::Refused, Failure::Elsewhere)),
-                StatusCode::SERVICE_UNAVAILABLE => Err(Failure::Refused),
-                StatusCode::GATEWAY_TIMEOUT => Err(Failure::Unknown),
-                status => Ok((status, body.to_bytes())),
-            }
-        };
-        // What was asked for may be on its way.
-        tokio::time::timeout(self.timeout, answer).await.unwrap_or(Err(Failure::Unknown))
+        let answer = self.client.exchange(method, node, path, body).await.map_err(|failure| match failure {
+            HttpFailure::Invalid(what) => Failure::Wrong(what),
+            HttpFailure::NotConnected => Failure::Refused,
+            HttpFailure::Unknown(_) => Failure::Unknown,
+        })?;
+        match answer.status {
+            StatusCode::TEMPORARY_REDIRECT => Err(answer.leader.map_or(Failure::Refused, Failure::Elsewhere)),
+            StatusCode::SERVICE_UNAVAILABLE => Err(Failure::Refused),
+            StatusCode::GATEWAY_TIMEOUT => Err(Failure::Unknown),
+            status => Ok((status, answer.body)),
+        }
     }
-}
-
-/// The address in a redirect.
-fn address(location: &str) -> Option<SocketAddr> {
-    location.strip_prefix("http://")?.split(['/', '?']).next()?.parse().ok()
 }
 
 /// Values are digits, minus signs, commas and blanks.
@@ -209,17 +176,4 @@ fn text(body: &Bytes) -> Result<String, Failure> {
 
 fn parsed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| Failure::Wrong(format!("an answer not understood: {error}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_redirect_names_the_leader() {
-        let node = "127.0.0.1:8101".parse().ok();
-        assert_eq!(address("http://127.0.0.1:8101/kv/r/1?expect=2"), node);
-        assert_eq!(address("http://127.0.0.1:8101"), node);
-        assert_eq!(address("/kv/r"), None);
-    }
 }

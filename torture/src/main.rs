@@ -22,11 +22,12 @@ mod verdict;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bequest_harness::{data_folder, interruption};
 use clap::Parser;
 
 use fault::Kind;
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn run(options: Options, inside: &Result<(), String>) -> Result<ExitCode> {
     let seed = options.seed.unwrap_or_else(|| rand::random::<u32>().into());
-    let (dir, temporary) = folder(&options)?;
+    let (dir, temporary) = data_folder("torture", options.dir.as_deref())?;
     println!("torture: seed={seed}; data and logs are in {}", dir.display());
     // Whatever ends this block, an interruption too, drops the processes, which kills and waits for them.
     let outcome = tokio::select! {
@@ -243,33 +244,4 @@ async fn compare(world: &mut World, last: &BTreeMap<String, Value>) {
 
 fn write(path: &Path, text: &str, option: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}: check {option}", path.display()))
-}
-
-/// Where data goes, and whether that folder was made for this run alone.
-fn folder(options: &Options) -> Result<(PathBuf, bool)> {
-    if let Some(dir) = &options.dir {
-        let used = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
-        anyhow::ensure!(!used, "{} is not empty: a run begins with empty disks; name another --dir", dir.display());
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}: check --dir", dir.display()))?;
-        // Children work in folders of their own.
-        return Ok((dir.canonicalize()?, false));
-    }
-    let dir = std::env::temp_dir().join(format!("torture-{}", std::process::id()));
-    std::fs::create_dir(&dir)
-        .with_context(|| format!("cannot make {}: delete it, or name a folder by --dir", dir.display()))?;
-    Ok((dir, true))
-}
-
-async fn interruption() {
-    use tokio::signal::unix::{signal, SignalKind};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        },
-        Err(_) => {
-            // Without that handler the signal's own effect ends this process.
-            let _ = tokio::signal::ctrl_c().await;
-        }
-    }
 }

@@ -3,13 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bequest_harness::{HttpClient, HttpFailure, Method, StatusCode};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::header::LOCATION;
-use hyper::{Method, Request, StatusCode};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 
 /// Why there is no answer.
@@ -107,21 +102,13 @@ pub(crate) struct Succession {
 /// A client of the HTTP interface. Every attempt is made once: what is tried again is for the caller to decide.
 #[derive(Clone, Debug)]
 pub(crate) struct Kv {
-    client: Client<HttpConnector, Full<Bytes>>,
-    timeout: Duration,
+    client: HttpClient,
 }
 
 impl Kv {
     /// A client that waits at most `timeout` for an answer.
     pub(crate) fn new(timeout: Duration) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(timeout));
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .retry_canceled_requests(false)
-            .build(connector);
-        Self { client, timeout }
+        Self { client: HttpClient::new(timeout) }
     }
 
     /// Writes a key; returns the index of the entry.
@@ -177,57 +164,21 @@ impl Kv {
         path: &str,
         body: String,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("http://{node}{path}"))
-            .body(Full::from(body))
-            .map_err(|_| Failure::Refused)?;
-        let answer = async {
-            let response = self.client.request(request).await.map_err(|error| {
-                // Without a connection nothing was sent.
-                if error.is_connect() {
-                    Failure::Refused
-                } else {
-                    Failure::Unknown(error.to_string())
-                }
-            })?;
-            let status = response.status();
-            let leader = response.headers().get(LOCATION).and_then(|location| address(location.to_str().ok()?));
-            let body = response.into_body().collect().await.map_err(|error| Failure::Unknown(error.to_string()))?;
-            match status {
-                StatusCode::OK | StatusCode::NOT_FOUND => Ok((status, body.to_bytes())),
-                StatusCode::TEMPORARY_REDIRECT => Err(leader.map_or(Failure::Refused, Failure::Elsewhere)),
-                StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE | StatusCode::PAYLOAD_TOO_LARGE => {
-                    Err(Failure::Refused)
-                }
-                other => Err(Failure::Unknown(format!("status {other}"))),
+        let answer = self.client.exchange(method, node, path, body).await.map_err(|failure| match failure {
+            HttpFailure::Invalid(_) | HttpFailure::NotConnected => Failure::Refused,
+            HttpFailure::Unknown(what) => Failure::Unknown(what),
+        })?;
+        match answer.status {
+            StatusCode::OK | StatusCode::NOT_FOUND => Ok((answer.status, answer.body)),
+            StatusCode::TEMPORARY_REDIRECT => Err(answer.leader.map_or(Failure::Refused, Failure::Elsewhere)),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE | StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(Failure::Refused)
             }
-        };
-        match tokio::time::timeout(self.timeout, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::Unknown("no answer in time".to_owned())),
+            other => Err(Failure::Unknown(format!("status {other}"))),
         }
     }
 }
 
-/// The address in a redirect.
-fn address(location: &str) -> Option<SocketAddr> {
-    location.strip_prefix("http://")?.split(['/', '?']).next()?.parse().ok()
-}
-
 fn parsed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| Failure::Unknown(format!("answer not understood: {error}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_redirect_names_the_leader() {
-        let node = "127.0.0.1:8101".parse().ok();
-        assert_eq!(address("http://127.0.0.1:8101/kv/r/0001/02?x=1"), node);
-        assert_eq!(address("http://127.0.0.1:8101"), node);
-        assert_eq!(address("/kv/r"), None);
-    }
 }

@@ -20,11 +20,12 @@ mod value;
 mod verify;
 mod world;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use bequest_harness::{data_folder, interruption};
 use clap::Parser;
 
 use clock::Clock;
@@ -54,7 +55,7 @@ async fn run(mut options: Options) -> Result<ExitCode> {
         println!("step h is left out: an existing ZooKeeper is not harmed");
         options.steps.retain(|step| *step != Step::H);
     }
-    let (dir, temporary) = folder(&options)?;
+    let (dir, temporary) = data_folder("rebirth", options.dir.as_deref())?;
     println!("rebirth: seed={seed}; data and logs are in {}", dir.display());
     // Whatever ends this block, an interruption too, drops the processes, which kills and waits for them.
     let outcome = tokio::select! {
@@ -107,33 +108,4 @@ async fn demonstrate(options: &Options, dir: &Path, seed: u64) -> Result<ExitCod
     println!("report: {}   again: rebirth --seed {seed}", options.report.display());
     println!("{}", summary.last_line());
     Ok(if summary.succeeded() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Where data goes, and whether that folder was made for this run alone.
-fn folder(options: &Options) -> Result<(PathBuf, bool)> {
-    if let Some(dir) = &options.dir {
-        let used = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
-        anyhow::ensure!(!used, "{} is not empty: a run begins with empty disks; name another --dir", dir.display());
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}: check --dir", dir.display()))?;
-        // Children work in folders of their own.
-        return Ok((dir.canonicalize()?, false));
-    }
-    let dir = std::env::temp_dir().join(format!("rebirth-{}", std::process::id()));
-    std::fs::create_dir(&dir)
-        .with_context(|| format!("cannot make {}: delete it, or name a folder by --dir", dir.display()))?;
-    Ok((dir, true))
-}
-
-async fn interruption() {
-    use tokio::signal::unix::{signal, SignalKind};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        },
-        Err(_) => {
-            // Without that handler the signal's own effect ends this process.
-            let _ = tokio::signal::ctrl_c().await;
-        }
-    }
 }
