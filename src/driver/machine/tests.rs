@@ -1,5 +1,5 @@
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bequest_recovery::entry::Entry;
 
@@ -20,8 +20,8 @@ struct Register {
     value: Bytes,
     ready: Arc<AtomicBool>,
     leading: Arc<AtomicBool>,
-    /// Of its snapshots that are being written, or wait for credit.
-    writing: Arc<AtomicUsize>,
+    /// Its snapshots do not end while this is locked.
+    gate: Arc<Mutex<()>>,
 }
 
 impl StateMachine for Register {
@@ -53,11 +53,8 @@ impl StateMachine for Register {
 
 impl Snapshot for Register {
     fn write_to(self: Box<Self>, chunk: &mut dyn FnMut(Bytes) -> Result<(), MachineError>) -> Result<(), MachineError> {
-        self.writing.fetch_add(1, Ordering::SeqCst);
         let written = (0..10).try_for_each(|_| chunk(self.value.clone()));
-        // Long enough that nobody who does not wait for it misses it.
-        std::thread::sleep(Duration::from_millis(20));
-        self.writing.fetch_sub(1, Ordering::SeqCst);
+        drop(self.gate.lock());
         written
     }
 }
@@ -222,10 +219,16 @@ fn an_apply_thread_ends_after_the_snapshots_it_began() {
         assert_eq!(bench.next(), format!("taken {upload} at 1"));
         assert_eq!((bench.next(), bench.next()), (format!("chunk of {upload}"), format!("chunk of {upload}")));
     }
-    assert_ne!(bench.register.writing.load(Ordering::SeqCst), 0, "the second waits for credit");
+    let gate = bench.register.gate.clone();
+    let closed = gate.lock().expect("no panic");
     bench.machine.give(MachineJob::Stop);
-    bench.thread.take().expect("started").join().expect("no panic");
-    assert_eq!(bench.register.writing.load(Ordering::SeqCst), 0);
+    let thread = bench.thread.take().expect("started");
+    let (tell_ended, ended) = crossbeam_channel::bounded(1);
+    let waiter = std::thread::spawn(move || tell_ended.send(thread.join().is_ok()));
+    assert_eq!(ended.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout), "both still write");
+    drop(closed);
+    assert_eq!(ended.recv_timeout(LIMIT), Ok(true));
+    waiter.join().expect("no panic").expect("received");
 }
 
 #[test]
