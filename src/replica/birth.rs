@@ -100,6 +100,8 @@ impl Replica {
                 }
                 self.greet_all(cx);
                 self.look(cx);
+                // The ballot may name its own former life, or nobody.
+                self.consider(cx);
             }
         }
     }

@@ -208,7 +208,11 @@ impl Replica {
             }
             Phase::Leader(leader) if leader.won.seen.version < seen.version => self.fenced(cx),
             Phase::Resigning(resigning) if resigning.seen.version < seen.version => self.resigned(cx),
-            Phase::Follower(tailing) => tailing.ballot_changed(),
+            Phase::Follower(tailing) => {
+                tailing.ballot_changed();
+                // What was put down is taken now, by who may, before whoever put it down may want it again.
+                self.consider(cx);
+            }
             _ => {}
         }
     }
