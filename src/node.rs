@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bequest_recovery::path::valid_group_name;
 use bequest_recovery::record::Limits;
@@ -58,6 +58,38 @@ struct Groups {
     waiting: Option<Driver>,
     machines: Vec<JoinHandle<()>>,
     raft: Option<JoinHandle<()>>,
+}
+
+impl Groups {
+    fn take_threads(&mut self) -> Threads {
+        let machines = std::mem::take(&mut self.machines);
+        Threads { waiting: self.waiting.take(), joinable: self.raft.take().into_iter().chain(machines).collect() }
+    }
+}
+
+/// What must have ended before the process may: a process that ends while a thread still uses RocksDB, or ends after
+/// having used it, is torn down by RocksDB's own destructors.
+struct Threads {
+    waiting: Option<Driver>,
+    joinable: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    /// Waits for them beside the current thread, so that a state machine that does not come back holds it up for no
+    /// longer than this; whether all ended.
+    fn join(self, limit: Duration) -> bool {
+        let (ended, wait) = std::sync::mpsc::channel::<()>();
+        let waiter = std::thread::Builder::new().name("bequest-end".into()).spawn(move || {
+            drop(self.waiting);
+            self.joinable.into_iter().for_each(|thread| drop(thread.join()));
+            drop(ended);
+        });
+        // Nothing is ever sent: it ends with the threads, or with the limit.
+        match waiter {
+            Ok(waiter) if wait.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected) => waiter.join().is_ok(),
+            _ => false,
+        }
+    }
 }
 
 /// Why a node was not opened. Whatever was begun has been ended again.
@@ -321,18 +353,18 @@ impl Node {
     }
 
     /// Ends the node cleanly: stops accepting proposals, drains what is in flight, hands every leadership over, and
-    /// ends. Takes at most about five seconds; what is not done then ends as by a crash, which loses nothing.
+    /// ends. Takes at most about seven seconds; what is not done then ends as by a crash, which loses nothing.
     ///
     /// On return the data directory is free, unless a state machine is still busy.
     ///
     /// # Errors
     /// If the node had ended already, why.
     pub async fn shutdown(self) -> Result<(), NodeError> {
-        let waiting = self.groups().waiting.take();
-        if waiting.is_some() {
-            // Never started, so there is nobody to tell. Its disk is waited for.
-            let _ = tokio::task::spawn_blocking(|| drop(waiting)).await;
-        } else if self.inbox.put(Input::Call(Call::ShutDown)) {
+        let began = Instant::now();
+        // One that waits for its cluster has nobody to tell.
+        if self.groups().waiting.is_none() {
+            // Refused by a node that is ending already; why, is known when it has.
+            self.inbox.put(Input::Call(Call::ShutDown));
             let mut state = self.state.clone();
             let ended = async { drop(state.wait_for(NodeState::has_ended).await) };
             if tokio::time::timeout(SHUT_DOWN_LIMIT, ended).await.is_err() {
@@ -340,10 +372,10 @@ impl Node {
                 self.inbox.put(Input::Call(Call::Abort));
             }
         }
-        let machines = std::mem::take(&mut self.groups().machines);
-        let joined = tokio::task::spawn_blocking(|| machines.into_iter().for_each(|thread| drop(thread.join())));
-        if tokio::time::timeout(SHUT_DOWN_LIMIT, joined).await.is_err() {
-            tracing::warn!("a state machine does not come back");
+        let threads = self.groups().take_threads();
+        let left = SHUT_DOWN_LIMIT.saturating_sub(began.elapsed()).max(DROP_LIMIT);
+        if !tokio::task::spawn_blocking(move || threads.join(left)).await.unwrap_or(false) {
+            tracing::warn!("a state machine or the disk does not come back");
         }
         match &*self.state.borrow() {
             NodeState::Failed(error) => Err(error.clone()),
@@ -360,24 +392,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         // Fails if the raft thread has ended, which is what is wanted.
         self.inbox.put(Input::Call(Call::Abort));
-        let mut groups = self.groups();
-        let waiting = groups.waiting.take();
-        let threads: Vec<_> = groups.raft.take().into_iter().chain(std::mem::take(&mut groups.machines)).collect();
-        drop(groups);
-        // A process that ends while a thread still uses RocksDB, or ends after having used it, is torn down by RocksDB's own
-        // destructors. Threads are waited for beside this one, so that a state machine that does not come back holds it up
-        // for a moment only.
-        let (ended, wait) = std::sync::mpsc::channel::<()>();
-        let waiter = std::thread::Builder::new().name("bequest-end".into()).spawn(move || {
-            drop(waiting);
-            threads.into_iter().for_each(|thread| drop(thread.join()));
-            drop(ended);
-        });
-        if let Ok(waiter) = waiter {
-            // Nothing is ever sent: it ends with the threads, or with the limit.
-            if wait.recv_timeout(DROP_LIMIT) == Err(RecvTimeoutError::Disconnected) {
-                let _ = waiter.join();
-            }
-        }
+        let threads = self.groups().take_threads();
+        threads.join(DROP_LIMIT);
     }
 }

@@ -101,20 +101,10 @@ impl Machine {
         let (jobs, receiver) = crossbeam_channel::unbounded();
         let (tell_recovered, recovered) = oneshot::channel();
         let thread = std::thread::Builder::new().name(format!("apply-{name}")).spawn(move || {
-            match Applier::recover(machine) {
-                Ok(mut applier) => {
-                    if tell_recovered.send(Ok(applier.applied())).is_ok() {
-                        let worker = Worker::new(group, inbox.clone(), &receiver);
-                        // An assertion that fails must not leave a leader behind whose machine is gone.
-                        let ended = catch_unwind(AssertUnwindSafe(|| worker.run(&mut applier)));
-                        if ended.is_err() {
-                            let message = "an assertion failed while applying, see standard error".to_owned();
-                            inbox.event(Event::Machine(group, MachineEvent::Failed { message }));
-                        }
-                    }
-                }
-                Err(error) => drop(tell_recovered.send(Err(error))),
-            }
+            let mut writers = Vec::new();
+            serve(group, machine, receiver, tell_recovered, inbox, &mut writers);
+            // Nothing is left that they could wait for. A panic there has been printed.
+            writers.into_iter().for_each(|writer| drop(writer.join()));
         })?;
         Ok(Started { machine: Self { jobs }, thread, recovered })
     }
@@ -122,6 +112,31 @@ impl Machine {
     /// Gives the thread a job. If it has ended, the job is dropped, and with it whoever waits for an answer.
     pub(crate) fn give(&self, job: MachineJob) {
         let _ = self.jobs.send(job);
+    }
+}
+
+/// The life of an apply thread, after which its queue is closed and the machine dropped.
+fn serve(
+    group: GroupNumber,
+    machine: Box<dyn StateMachine>,
+    jobs: Receiver<MachineJob>,
+    tell_recovered: oneshot::Sender<Result<u64, GroupError>>,
+    inbox: Inbox,
+    writers: &mut Vec<JoinHandle<()>>,
+) {
+    let mut applier = match Applier::recover(machine) {
+        Ok(applier) => applier,
+        Err(error) => return drop(tell_recovered.send(Err(error))),
+    };
+    if tell_recovered.send(Ok(applier.applied())).is_err() {
+        return;
+    }
+    let worker = Worker::new(group, inbox.clone(), &jobs, writers);
+    // An assertion that fails must not leave a leader behind whose machine is gone.
+    let ended = catch_unwind(AssertUnwindSafe(|| worker.run(&mut applier)));
+    if ended.is_err() {
+        let message = "an assertion failed while applying, see standard error".to_owned();
+        inbox.event(Event::Machine(group, MachineEvent::Failed { message }));
     }
 }
 
@@ -136,7 +151,7 @@ struct Worker<'a> {
     ready: Option<bool>,
     upload: Option<Upload>,
     // Threads that write snapshots, abandoned ones too: each uses what the machine keeps its state in.
-    writers: Vec<JoinHandle<()>>,
+    writers: &'a mut Vec<JoinHandle<()>>,
 }
 
 // A snapshot on its way out. Dropping the credit's sender ends it.
@@ -152,30 +167,23 @@ enum Turn {
 }
 
 impl<'a> Worker<'a> {
-    fn new(group: GroupNumber, inbox: Inbox, jobs: &'a Receiver<MachineJob>) -> Self {
-        Self {
-            group,
-            inbox,
-            jobs,
-            next: VecDeque::new(),
-            joined: false,
-            ready: None,
-            upload: None,
-            writers: Vec::new(),
-        }
+    fn new(
+        group: GroupNumber,
+        inbox: Inbox,
+        jobs: &'a Receiver<MachineJob>,
+        writers: &'a mut Vec<JoinHandle<()>>,
+    ) -> Self {
+        Self { group, inbox, jobs, next: VecDeque::new(), joined: false, ready: None, upload: None, writers }
     }
 
     fn run(mut self, applier: &mut Applier) {
         loop {
             match self.turn() {
-                Turn::End | Turn::Job(MachineJob::Stop) => break,
+                Turn::End | Turn::Job(MachineJob::Stop) => return,
                 Turn::Idle => self.tell_ready(applier),
                 Turn::Job(job) => self.carry_out(applier, job),
             }
         }
-        self.upload = None;
-        // A panic there has been printed.
-        self.writers.into_iter().for_each(|writer| drop(writer.join()));
     }
 
     fn turn(&mut self) -> Turn {

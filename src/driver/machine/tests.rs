@@ -226,6 +226,10 @@ fn an_apply_thread_ends_after_the_snapshots_it_began() {
     let (tell_ended, ended) = crossbeam_channel::bounded(1);
     let waiter = std::thread::spawn(move || tell_ended.send(thread.join().is_ok()));
     assert_eq!(ended.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout), "both still write");
+    // A writer that waits for its own group is not waited for in turn: nobody else is left to answer.
+    let (answer, mut answered) = oneshot::channel();
+    bench.machine.give(MachineJob::Query { query: Bytes::new(), answer });
+    assert!(matches!(answered.try_recv(), Err(oneshot::error::TryRecvError::Closed)), "the queue is closed");
     drop(closed);
     assert_eq!(ended.recv_timeout(LIMIT), Ok(true));
     waiter.join().expect("no panic").expect("received");
