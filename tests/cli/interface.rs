@@ -42,12 +42,7 @@ async fn keys_are_written_read_compared_listed_and_deleted() {
 
     // The follower's own state has it when it has applied that entry.
     let index = deleted.json()["index"].as_u64().expect("an index");
-    let caught_up = async {
-        while pair.ask(follower, "GET", "/status", b"").await.json()["applied"].as_u64() < Some(index) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, caught_up).await.expect("the follower keeps up");
+    pair.applied(follower, index).await;
     let stale = pair.ask(follower, "GET", "/kv/a/b%20c?stale=true", b"").await;
     assert_eq!((stale.status, stale.text().as_str()), (200, "two"));
     let at = stale.header("bequest-index").and_then(|at| at.parse::<u64>().ok());
@@ -68,6 +63,8 @@ async fn a_follower_points_to_the_leader_and_both_say_how_they_are() {
         let told = json!({ "error": "not_leader", "leader": { "node": node, "http": leading.to_string() } });
         assert_eq!(answer.json(), told);
     }
+    let written = pair.ask(leader, "PUT", "/kv/x", b"1").await.json();
+    pair.applied(follower, written["index"].as_u64().expect("an index")).await;
     for (node, role) in [(leader, "leader"), (follower, "follower")] {
         let status = pair.ask(node, "GET", "/status", b"").await.json();
         assert_eq!(status["role"], role, "{status}");

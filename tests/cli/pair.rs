@@ -109,6 +109,15 @@ impl Pair {
         health.is_some_and(|health| health.status == 200)
     }
 
+    /// Waits until a node's own state has everything up to an index.
+    pub(crate) async fn applied(&self, node: usize, index: u64) {
+        let started = Instant::now();
+        while self.ask(node, "GET", "/status", b"").await.json()["applied"].as_u64() < Some(index) {
+            assert!(started.elapsed() < PATIENCE, "index {index} is not applied: {}", self.log(node));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Asks a node once.
     pub(crate) async fn ask(&self, node: usize, method: &str, path: &str, body: &[u8]) -> Answer {
         let answer = ask(self.nodes[node].http, method, path, body).await;
