@@ -227,15 +227,18 @@ impl Suspicion {
 
     /// When to decide again, if nothing happens before.
     pub(super) fn wake_at(&self, config: &super::event::Config, facts: &Facts, ballot: &Ballot, now: Now) -> Now {
+        // A leader may have been found gone meanwhile, and nothing else need happen that would have it looked at again.
+        if self.not_before > now {
+            return self.not_before;
+        }
         let timeout = self.timeout(config, facts);
         if ballot.vacant && ballot.served && self.not_before > now {
             return self.not_before;
         }
         let silent = if ballot.vacant { self.since + timeout * 2 } else { self.heard + timeout };
-        let at = silent.max(self.not_before);
         // What is overdue waits for a verdict or for ZooKeeper; look again now and then all the same.
-        if at > now {
-            at
+        if silent > now {
+            silent
         } else {
             now + timeout
         }
@@ -245,6 +248,38 @@ impl Suspicion {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replica::event::Config;
+
+    fn config() -> Config {
+        Config {
+            node: NodeId(2),
+            addresses: Default::default(),
+            nonce: 1,
+            seed: 1,
+            cluster: None,
+            beat: Duration::from_millis(30),
+            election_timeout: Duration::from_millis(150),
+            poll: Duration::from_secs(1),
+            segment_bytes: 1,
+            segments_in_flight: 1,
+            proposal_bytes_in_flight: 1,
+            proposals_in_flight: 1,
+            reads_in_flight: 1,
+            log_cache_bytes: 1,
+        }
+    }
+
+    #[test]
+    fn a_leader_found_gone_during_a_back_off_is_looked_at_when_that_is_over() {
+        let at = |millis| Now(Duration::from_millis(millis));
+        let (config, facts, ballot) = (config(), Facts::default(), Ballot { node: 1, ..Ballot::default() });
+        let mut suspicion = Suspicion { heard: at(100), not_before: at(120), ..Suspicion::default() };
+        suspicion.refused();
+        assert_eq!(suspicion.wake_at(&config, &facts, &ballot, at(110)), at(120));
+        // One that is heard of is doubted after as much silence as ever.
+        suspicion.heard(at(115));
+        assert_eq!(suspicion.wake_at(&config, &facts, &ballot, at(120)), at(265));
+    }
 
     #[test]
     fn a_leader_out_of_sight_may_be_late_with_an_answer_but_not_with_three() {
