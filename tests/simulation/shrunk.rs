@@ -130,15 +130,14 @@ pub fn shrink_quietly(trial: &Trial) -> Option<Shrunk> {
     Some(shrunk)
 }
 
-/// Makes a failing run small, writes it down, and tells of both.
-pub fn tell(trial: &Trial) {
-    let Some(shrunk) = crate::quietly(|| shrink_quietly(trial)) else { return };
+/// Makes a failing run small, tells of it, and writes it down: where.
+pub fn tell(trial: &Trial) -> Option<PathBuf> {
+    let shrunk = crate::quietly(|| shrink_quietly(trial))?;
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("seed-{}.txt", trial.seed));
     let text = Written { shrunk: &shrunk, bug: None, path: &path }.to_string();
     println!("seed {} shrunk to {} ({} decisions):\n{text}", trial.seed, path.display(), shrunk.ended.came.len());
-    if let Err(error) = std::fs::write(&path, text) {
-        println!("{} cannot be written: {error}", path.display());
-    }
+    std::fs::write(&path, text).map_err(|error| println!("{} cannot be written: {error}", path.display())).ok()?;
+    Some(path)
 }
 
 /// Where scripts are kept.

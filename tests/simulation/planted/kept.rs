@@ -84,6 +84,18 @@ fn a_life_that_shows_a_bug_is_shrunk_to_a_few_decisions_and_none_of_them_is_in_v
     }
 }
 
+#[test]
+fn a_seed_that_fails_is_written_down_as_a_script_that_fails_in_the_same_way() {
+    let bug = Bug::DeposedAnswersDone;
+    let (kind, most) = searched(bug);
+    let (trial, what) = lives(bug, kind, most).expect("a life shows it");
+    let path = with(bug, || shrunk::tell(&trial)).expect("nothing panics").expect("it is written down");
+    let script: Script = golden::read(&path).parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert_eq!(script.fails, class(&what));
+    let again = with(bug, || script.trial.run(false)).expect("a run does not panic");
+    assert_eq!(again.failure.as_deref().map(class), Some(script.fails));
+}
+
 /// Replays the script that `BEQUEST_KEEP` names, with its bug.
 #[test]
 fn one_script() {
