@@ -232,9 +232,6 @@ impl Suspicion {
             return self.not_before;
         }
         let timeout = self.timeout(config, facts);
-        if ballot.vacant && ballot.served && self.not_before > now {
-            return self.not_before;
-        }
         let silent = if ballot.vacant { self.since + timeout * 2 } else { self.heard + timeout };
         // What is overdue waits for a verdict or for ZooKeeper; look again now and then all the same.
         if silent > now {
