@@ -8,6 +8,7 @@ use bequest::replica::event::{Event, Token};
 use bequest::{ProposeError, ReadError};
 use rand::Rng;
 
+use crate::dice::{Organ, Part, Roll};
 use crate::host::Output;
 use crate::machine::{answered_index, command, KEYS};
 use crate::pairs::strike::Outcome;
@@ -85,30 +86,32 @@ impl World {
         if self.groups[group].clients.stopped {
             return;
         }
-        let think = self.draw(self.mix.think);
+        let mut roll = self.roll(Part::Client(group, client));
+        let think = self.lasts(&mut roll, self.mix.think);
         self.after(think, Happening::Client(group, client));
-        let Some(pid) = self.somebody(group) else { return };
-        match self.rng.random_range(0..100) {
+        let act = roll.random_range(0..100);
+        let Some(pid) = self.somebody(&mut roll, group) else { return };
+        match act {
             0..25 => self.read(group, pid),
             25..55 => self.write(group, pid),
-            _ => self.write_in_session(group, pid, client),
+            _ => self.write_in_session(&mut roll, group, pid, client),
         }
     }
 
     /// Mostly who leads, sometimes anybody.
-    fn somebody(&mut self, group: usize) -> Option<Pid> {
+    fn somebody(&self, roll: &mut Roll, group: usize) -> Option<Pid> {
         let free = |process: &Process| process.replicas[group].tokens.len() < WAITING_MAX;
         let leaders = self.leaders(group).into_keys();
         let leaders: Vec<Pid> = leaders.filter(|pid| free(&self.processes[pid])).collect();
         let joined = self.processes.values().filter(|process| process.replicas[group].joined && free(process));
         let all: Vec<Pid> = joined.map(|process| process.pid).collect();
-        let from = if leaders.is_empty() || self.rng.random_ratio(1, 8) { all } else { leaders };
-        self.pick(&from)
+        let anybody = roll.random_ratio(1, 8);
+        roll.pick(&if leaders.is_empty() || anybody { all } else { leaders })
     }
 
     /// A linearizable read of some key.
     pub fn read(&mut self, group: usize, pid: Pid) {
-        let key = self.rng.random_range(0..KEYS);
+        let key = self.roll(Part::Keys(group)).random_range(0..KEYS);
         let token = self.ask(group, pid, Purpose::Read { key, floor: self.groups[group].history.floor });
         self.tell(pid, Event::Read { group: number(group), token });
     }
@@ -123,9 +126,10 @@ impl World {
     }
 
     fn new_value(&mut self, group: usize) -> (u64, u64) {
+        let key = self.roll(Part::Keys(group)).random_range(0..KEYS);
         let clients = &mut self.groups[group].clients;
         clients.values += 1;
-        (self.rng.random_range(0..KEYS), clients.values)
+        (key, clients.values)
     }
 
     // Equal bytes for equal values: a retry is the same command.
@@ -137,7 +141,7 @@ impl World {
         command(key, value, padding)
     }
 
-    fn write_in_session(&mut self, group: usize, pid: Pid, place: u64) {
+    fn write_in_session(&mut self, roll: &mut Roll, group: usize, pid: Pid, place: u64) {
         let client = &mut self.groups[group].clients.clients[place as usize];
         let Some(session) = client.session else {
             if !std::mem::replace(&mut client.opening, true) {
@@ -145,11 +149,11 @@ impl World {
             }
             return;
         };
-        let retry = client.open.len() >= OPEN_MAX || (!client.open.is_empty() && self.rng.random_bool(0.4));
+        let retry = client.open.len() >= OPEN_MAX || (!client.open.is_empty() && roll.random_bool(0.4));
         let (sequence, value) = if retry {
             let open: Vec<(u64, u64)> =
                 self.groups[group].clients.clients[place as usize].open.iter().map(|(s, v)| (*s, *v)).collect();
-            self.pick(&open).expect("some are open")
+            roll.pick(&open).expect("some are open")
         } else {
             self.new_request(group, place)
         };
@@ -270,7 +274,9 @@ impl World {
             return;
         }
         let struck = self.job_struck(pid);
-        let fails = self.chance(self.mix.snapshot_fails) || struck == Some(Outcome::Refused);
+        let Some(mut roll) = self.roll_of(pid, Organ::Machine(group)) else { return };
+        let fails =
+            self.hurts(&mut roll, "snapshot-fails", self.mix.snapshot_fails) || struck == Some(Outcome::Refused);
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let host = &mut process.replicas[group].host;
         let before = host.applied();
@@ -285,7 +291,7 @@ impl World {
             return;
         }
         self.machine_output(pid, group, output);
-        let delay = self.draw(self.mix.machine);
+        let delay = self.takes(&mut roll, self.mix.machine);
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let replica = &mut process.replicas[group];
         replica.machine_busy = !replica.host.idle();

@@ -3,6 +3,7 @@
 use bequest::replica::status::Role;
 use rand::Rng;
 
+use crate::dice::{Organ, Part};
 use crate::mix::Micros;
 use crate::process::Replica;
 use crate::world::{Happening, Pid, Place, World};
@@ -46,7 +47,7 @@ impl World {
     /// Ends a process.
     pub fn die(&mut self, pid: Pid, death: Death) {
         let Some(process) = self.processes.get(&pid) else { return };
-        let place = process.place;
+        let (place, life) = (process.place, process.life);
         let roles: Vec<Role> = process.replicas.iter().map(Replica::role).collect();
         for role in roles.iter().filter(|_| death != Death::Exit) {
             self.counts.one(match death {
@@ -68,9 +69,11 @@ impl World {
         self.forget_tokens(pid);
         self.last_places.insert(pid, place);
         if death == Death::Power {
-            let disk = self.disks.entry(place).or_default();
-            let kept = self.rng.random_range(0..=disk.unsynced());
-            disk.lose_power(kept);
+            let mut roll = self.roll(Part::Process(life, Organ::Death));
+            let unsynced = self.disks.entry(place).or_default().unsynced();
+            let kept = roll.random_range(0..=unsynced);
+            let lost = kept < unsynced && self.comes_true(&roll, "unsynced", || format!("loses {}", unsynced - kept));
+            self.disks.entry(place).or_default().lose_power(if lost { kept } else { unsynced });
         }
         if self.processes.is_empty() {
             self.counts.one("all dead at once");
@@ -80,7 +83,8 @@ impl World {
     /// Has a dead process' node started again, on its own host.
     pub fn come_back(&mut self, pid: Pid) {
         let Some(place) = self.last_places.get(&pid).copied().filter(|_| !self.by_hand) else { return };
-        let delay = self.draw(self.mix.downtime);
+        let mut roll = self.roll(Part::Births(place));
+        let delay = self.lasts(&mut roll, self.mix.downtime);
         self.after(delay, Happening::Birth(Place { node: place.node, host: 0 }));
     }
 

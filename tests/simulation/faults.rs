@@ -5,9 +5,10 @@ use bequest_recovery::path::GroupPaths;
 use rand::Rng;
 
 use crate::death::Death;
+use crate::dice::{Part, Roll};
 use crate::genesis;
 use crate::keeper::Silence;
-use crate::mix::{self, MILLI, SECOND};
+use crate::mix::{self, Micros, MILLI, SECOND};
 use crate::network::Block;
 use crate::process::number;
 use crate::world::{Happening, Pid, Place, World};
@@ -33,95 +34,131 @@ pub enum Fault {
     Veto(Pid),
 }
 
+/// Where a fault hits, and for how long. All of it is drawn, however little of it a fault needs.
+struct Aim {
+    victim: Option<(Place, Pid)>,
+    from: u64,
+    to: u64,
+    server: usize,
+    group: usize,
+    spell: Micros,
+}
+
+impl Aim {
+    /// The same in words, for a fault.
+    fn at(&self, fault: mix::Fault) -> String {
+        use mix::Fault::*;
+        let Self { from, to, server, group, .. } = self;
+        match fault {
+            KillAll | WipeAll | Outage => "everybody".to_owned(),
+            Lag => format!("server {server}"),
+            Quota => format!("group {group}"),
+            OneWay => format!("n{from} to n{to}"),
+            Partition | Reject | Unlink => format!("n{from} and n{to}"),
+            Twin => format!("n{from}"),
+            _ => self.victim.map_or_else(|| "nobody".to_owned(), |(place, pid)| format!("{place}, {pid:?}")),
+        }
+    }
+}
+
 impl World {
     /// Draws the next fault and lets it happen.
     pub fn strike(&mut self) {
         if self.healing {
             return;
         }
-        let calm = self.draw(self.mix.calm);
+        let mut roll = self.roll(Part::Faults);
+        let calm = self.lasts(&mut roll, self.mix.calm);
         self.after(calm, Happening::Fault);
         let weights = self.mix.weights.list();
         let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
         if total == 0 {
             return;
         }
-        let mut drawn = self.rng.random_range(0..total);
+        let mut drawn = roll.random_range(0..total);
         for (fault, weight) in weights {
             if drawn < weight {
-                self.note(("fault", fault), || format!("fault: {fault:?}"));
-                self.inflict(fault);
+                let aim = self.aim(&mut roll);
+                if self.comes_true(&roll, fault.word(), || aim.at(fault)) {
+                    self.note(("fault", fault), || format!("fault: {fault:?}"));
+                    self.inflict(&mut roll, fault, aim);
+                }
                 return;
             }
             drawn -= weight;
         }
     }
 
-    fn inflict(&mut self, fault: mix::Fault) {
+    fn aim(&self, roll: &mut Roll) -> Aim {
+        let nodes = self.mix.nodes;
+        let from = roll.random_range(1..=nodes);
+        Aim {
+            from,
+            to: 1 + (from - 1 + roll.random_range(1..nodes.max(2))) % nodes,
+            victim: roll
+                .favourite(self.processes.values().map(|process| (process.place, (process.place, process.pid)))),
+            server: roll.random_range(0..self.zoo.servers()),
+            group: roll.random_range(0..self.groups.len()),
+            spell: self.lasts(roll, self.mix.spell),
+        }
+    }
+
+    fn inflict(&mut self, roll: &mut Roll, fault: mix::Fault, aim: Aim) {
         use mix::Fault::*;
-        let victims = self.pids();
-        let victim = self.pick(&victims);
-        let spell = self.draw(self.mix.spell);
+        let Aim { victim, server, group, spell, .. } = aim;
         match (fault, victim) {
-            (KillAll | WipeAll, _) => self.kill_all(fault == WipeAll),
+            (KillAll | WipeAll, _) => self.kill_all(roll, fault == WipeAll),
             (Outage, _) => self.outage(spell),
             (Lag, _) => {
-                let server = self.rng.random_range(0..self.zoo.servers());
                 self.keepers.lagging.insert(server);
                 self.after(spell, Happening::End(Fault::Lag(server)));
             }
             (Quota, _) => {
-                let group = self.rng.random_range(0..self.groups.len());
                 self.zoo.exhaust_quota(Some(&format!("{}/", GroupPaths::new(&genesis::name(group)).genesis())));
                 self.counts.one("quota exhausted");
                 self.after(spell, Happening::End(Fault::Quota));
             }
-            (Partition | OneWay | Reject | Unlink, _) => self.between_nodes(fault, spell),
-            (Twin, _) => self.start_twin(),
+            (Partition | OneWay | Reject | Unlink, _) => self.between_nodes(fault, &aim),
+            (Twin, _) => self.start_twin_of(aim.from),
             (_, None) => {}
-            (Kill, Some(pid)) => self.kill(pid, Death::Process),
-            (Power, Some(pid)) => self.kill(pid, Death::Power),
-            (Wipe, Some(pid)) => self.kill_and_wipe(pid),
-            (Older, Some(pid)) => self.kill_and_put_back(pid),
-            (Pause, Some(pid)) => {
+            (Kill, Some((_, pid))) => self.kill(pid, Death::Process),
+            (Power, Some((_, pid))) => self.kill(pid, Death::Power),
+            (Wipe, Some((_, pid))) => self.kill_and_wipe(pid),
+            (Older, Some((_, pid))) => self.kill_and_put_back(roll, pid),
+            (Pause, Some((_, pid))) => {
                 self.pause(pid);
                 // Half of the pauses outlive the session.
-                let spell = if self.rng.random_bool(0.5) { spell } else { spell + crate::keeper::SESSION_TIMEOUT };
+                let spell = if roll.random_bool(0.5) { spell } else { spell + crate::keeper::SESSION_TIMEOUT };
                 self.after(spell, Happening::End(Fault::Pause(pid)));
             }
-            (Cut, Some(pid)) => {
-                let adrift = self.rng.random_range(0..=self.in_socket(pid));
+            (Cut, Some((_, pid))) => {
+                let adrift = roll.random_range(0..=self.in_socket(pid));
                 self.break_connection(pid, adrift);
             }
-            (Mute, Some(pid)) => {
-                let mute = if self.rng.random_bool(0.5) { Silence::Answers } else { Silence::Both };
-                let notice = self.rng.random_range(1..SECOND * 2 / 5);
+            (Mute, Some((_, pid))) => {
+                let mute = if roll.random_bool(0.5) { Silence::Answers } else { Silence::Both };
+                let notice = roll.random_range(1..SECOND * 2 / 5);
                 self.mute(pid, mute, notice);
             }
-            (Expire, Some(pid)) => {
+            (Expire, Some((_, pid))) => {
                 if let Some(session) = self.processes.get(&pid).and_then(|process| process.keeper.session) {
                     self.expire_session(session);
                 }
             }
-            (Isolate, Some(pid)) => {
-                let node = self.processes.get(&pid).map_or(0, |process| process.place.node);
+            (Isolate, Some((Place { node, .. }, pid))) => {
                 self.keepers.isolated.insert(node);
-                let notice = self.rng.random_range(1..SECOND * 2 / 5);
+                let notice = roll.random_range(1..SECOND * 2 / 5);
                 self.mute(pid, Silence::Both, notice);
                 self.after(spell * 2, Happening::End(Fault::Isolate(node)));
             }
-            (Drag, Some(pid)) => {
-                let node = self.processes.get(&pid).map_or(0, |process| process.place.node);
+            (Drag, Some((Place { node, .. }, _))) => {
                 self.keepers.dragged.insert(node);
                 self.counts.one("zookeeper slow for a node");
                 self.after(spell, Happening::End(Fault::Drag(node)));
             }
-            (HandOver, Some(pid)) => {
-                let group = number(self.rng.random_range(0..self.groups.len()));
-                self.tell(pid, Event::HandOver { group });
-            }
-            (ShutDown, Some(pid)) => self.shut_down(pid),
-            (Veto, Some(pid)) => {
+            (HandOver, Some((_, pid))) => self.tell(pid, Event::HandOver { group: number(group) }),
+            (ShutDown, Some((_, pid))) => self.shut_down(pid),
+            (Veto, Some((_, pid))) => {
                 self.set_ready(pid, false);
                 self.after(spell, Happening::End(Fault::Veto(pid)));
             }
@@ -149,29 +186,29 @@ impl World {
         self.disks.remove(&place);
     }
 
-    fn kill_and_put_back(&mut self, pid: Pid) {
+    fn kill_and_put_back(&mut self, roll: &mut Roll, pid: Pid) {
         let Some(place) = self.processes.get(&pid).map(|process| process.place) else { return };
         self.kill(pid, Death::Process);
         if self.disks.entry(place).or_default().put_back() {
             self.counts.one("disk: older");
         }
         // The next copy is taken some time from now.
-        let delay = self.rng.random_range(100 * MILLI..2 * SECOND);
+        let delay = roll.random_range(100 * MILLI..2 * SECOND);
         self.after(delay, Happening::DiskCopy(place));
     }
 
-    fn kill_all(&mut self, wipe: bool) {
+    fn kill_all(&mut self, roll: &mut Roll, wipe: bool) {
         for pid in self.pids() {
             if wipe {
                 self.kill_and_wipe(pid);
             } else {
-                let death = if self.rng.random_bool(0.5) { Death::Process } else { Death::Power };
+                let death = if roll.random_bool(0.5) { Death::Process } else { Death::Power };
                 self.kill(pid, death);
             }
         }
     }
 
-    fn outage(&mut self, spell: mix::Micros) {
+    fn outage(&mut self, spell: Micros) {
         if self.keepers.down {
             return;
         }
@@ -183,12 +220,11 @@ impl World {
         self.after(spell, Happening::End(Fault::Outage));
     }
 
-    fn between_nodes(&mut self, fault: mix::Fault, spell: mix::Micros) {
+    fn between_nodes(&mut self, fault: mix::Fault, aim: &Aim) {
         if self.mix.nodes < 2 {
             return;
         }
-        let one = self.rng.random_range(1..=self.mix.nodes);
-        let other = 1 + (one + self.rng.random_range(0..self.mix.nodes - 1)) % self.mix.nodes;
+        let Aim { from: one, to: other, spell, .. } = *aim;
         let block = if fault == mix::Fault::Reject { Block::Reject } else { Block::Silent };
         match fault {
             mix::Fault::Unlink => self.unlink(one, other),
@@ -205,18 +241,14 @@ impl World {
         }
     }
 
-    fn start_twin(&mut self) {
-        let node = self.rng.random_range(1..=self.mix.nodes);
-        self.start_twin_of(node);
-    }
-
     /// Starts a second process of a node on another host.
     pub fn start_twin_of(&mut self, node: u64) {
         let place = Place { node, host: 1 };
         if self.at(place).is_some() {
             return;
         }
-        if self.rng.random_bool(0.5) {
+        // Half of them find what an earlier one left there.
+        if self.roll(Part::Births(place)).random_bool(0.5) {
             self.disks.remove(&place);
         }
         self.counts.one("twin started");
@@ -282,6 +314,7 @@ impl World {
     /// Ends every fault at once.
     pub fn heal(&mut self) {
         self.healing = true;
+        self.healed_at = Some(self.now);
         self.note("heal", || "all faults end".to_owned());
         self.network.blocked.clear();
         self.network.dark.clear();

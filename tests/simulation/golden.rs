@@ -55,11 +55,19 @@ pub fn check(path: &str, text: &str) -> Result<(), String> {
     ))
 }
 
-/// Where the scripts are.
+/// Where the repository is.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(if cfg!(planted) { "../.." } else { "." })
+}
+
+/// The golden scripts.
 pub fn scripts() -> Vec<PathBuf> {
-    let root = if cfg!(planted) { "../.." } else { "." };
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(root).join("tests/scripts");
-    let entries = std::fs::read_dir(&folder).expect("the scripts are there");
+    texts(&root().join("tests/scripts"))
+}
+
+/// The texts in a folder, in order.
+pub fn texts(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("the scripts are there");
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
     paths.sort();

@@ -1,5 +1,6 @@
 //! The end of a run: every fault ends, and then the group must serve, without anybody's help (I8).
 
+use crate::dice::Part;
 use crate::machine::KEYS;
 use crate::mix::{Micros, MILLI, SECOND};
 use crate::world::{Group, World};
@@ -10,9 +11,9 @@ const SERVES_WITHIN: Micros = 120 * SECOND;
 const CONVERGES_WITHIN: Micros = 60 * SECOND;
 
 impl World {
-    /// A whole run: chaos for so many steps, then healing.
-    pub fn live(&mut self, steps: u64) {
-        self.run(steps, Micros::MAX, |_| false);
+    /// A whole run: chaos for so many steps, or so long, then healing.
+    pub fn live(&mut self, steps: u64, until: Micros) {
+        self.run(steps, until, |_| false);
         self.heal();
         self.groups.iter_mut().for_each(|group| group.clients.stop());
         let began = self.now;
@@ -49,7 +50,7 @@ impl World {
                 next = world.now + 20 * MILLI;
                 for group in &open {
                     let leaders: Vec<_> = world.leaders(*group).into_keys().collect();
-                    if let Some(pid) = world.pick(&leaders) {
+                    if let Some(pid) = world.roll(Part::Driver).pick(&leaders) {
                         world.write(*group, pid);
                         world.read(*group, pid);
                     }

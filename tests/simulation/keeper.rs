@@ -7,6 +7,7 @@ use bequest_recovery::keeper::{KeeperEvent, Op, Outcome, Reply, Request, Request
 use bequest_recovery::model::{AttachError, Delivery, Late, Served, SessionId};
 use rand::Rng;
 
+use crate::dice::{Organ, Part};
 use crate::mix::{Micros, MILLI, SECOND};
 use crate::world::{Happening, Pid, World};
 
@@ -130,7 +131,9 @@ impl World {
 
     /// A core submits a request.
     pub fn submit(&mut self, pid: Pid, id: RequestId, urgency: Urgency, request: Request) {
-        let patience = if self.chance(self.mix.given_up) { self.rng.random_range(1..20 * MILLI) } else { PATIENCE };
+        let Some(mut roll) = self.roll_of(pid, Organ::Requests) else { return };
+        let given_up = self.hurts(&mut roll, "given-up", self.mix.given_up);
+        let patience = if given_up { roll.random_range(1..20 * MILLI) } else { PATIENCE };
         let Some(client) = self.keeper(pid) else { return };
         if is_seal(&request) {
             client.seals.insert(id);
@@ -157,7 +160,7 @@ impl World {
                 self.zoo.submit(session, id, request);
             }
             if connection.mute != Silence::Both {
-                let delay = self.draw_way(pid);
+                let delay = self.way(pid, Organ::Requests);
                 let now = self.now;
                 let Some(client) = self.keeper(pid) else { return };
                 client.serve_at = client.serve_at.max(now + delay);
@@ -167,11 +170,12 @@ impl World {
         }
     }
 
-    /// Draws how long a process' request or answer takes, one way.
-    fn draw_way(&mut self, pid: Pid) -> Micros {
-        let node = self.processes.get(&pid).map(|process| process.place.node);
-        let slow = node.is_some_and(|node| self.keepers.dragged.contains(&node));
-        self.draw(self.mix.keeper) * if slow { DRAG } else { 1 }
+    /// How long a process' request or answer takes, one way.
+    fn way(&mut self, pid: Pid, organ: Organ) -> Micros {
+        let Some(mut roll) = self.roll_of(pid, organ) else { return self.mix.keeper.max };
+        let dragged =
+            self.processes.get(&pid).is_some_and(|process| self.keepers.dragged.contains(&process.place.node));
+        self.takes(&mut roll, self.mix.keeper) * if dragged { DRAG } else { 1 }
     }
 
     pub fn serve(&mut self, pid: Pid, connection: u64) {
@@ -211,7 +215,7 @@ impl World {
             let Some(client) = self.keeper(pid) else { continue };
             let (Some(connection), Some(session)) = (client.connection, client.session) else { continue };
             for delivery in self.zoo.sent(session) {
-                let delay = self.draw_way(pid);
+                let delay = self.way(pid, Organ::Replies);
                 let now = self.now;
                 let Some(client) = self.keeper(pid) else { continue };
                 if let Delivery::Outcome { id, outcome: Outcome::Ok(Reply::Done) } = &delivery {
@@ -226,7 +230,8 @@ impl World {
         }
         for server in 0..self.zoo.servers() {
             if self.zoo.lag(server) > 0 && self.keepers.advancing.insert(server) {
-                let delay = self.draw(self.mix.behind);
+                let mut roll = self.roll(Part::Server(server));
+                let delay = self.takes(&mut roll, self.mix.behind);
                 self.after(delay, Happening::Advance(server));
             }
         }
@@ -236,7 +241,7 @@ impl World {
         self.keepers.advancing.remove(&server);
         if !self.keepers.lagging.contains(&server) {
             let lag = self.zoo.lag(server);
-            let count = self.rng.random_range(1..=lag.max(1));
+            let count = self.roll(Part::Server(server)).random_range(1..=lag.max(1));
             self.zoo.advance(server, count);
         }
         self.pump();
@@ -309,8 +314,9 @@ impl World {
         let (session, outcome) = (SessionNumber(client.number), Outcome::Unknown(why.to_owned()));
         let event = Event::Keeper(KeeperEvent::Outcome { id, session, outcome });
         // "Has been, or is about to be": also after the session's end, or the next one's beginning.
-        if self.chance(1_000) {
-            let delay = self.rng.random_range(1..200 * MILLI);
+        let Some(mut roll) = self.roll_of(pid, Organ::Unknown) else { return };
+        if self.hurts(&mut roll, "late", 1_000) {
+            let delay = roll.random_range(1..200 * MILLI);
             self.after(delay, Happening::Tell(pid, event));
         } else {
             self.tell(pid, event);
@@ -336,7 +342,8 @@ impl World {
             format!("{pid:?} loses its connection to zookeeper, {} requests unknown", outstanding.len())
         });
         self.counts.one("connection to zookeeper lost");
-        let first = self.rng.random_bool(0.5);
+        let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
+        let first = roll.random_bool(0.5);
         if first {
             self.tell(pid, Event::Keeper(KeeperEvent::Disconnected { session: number }));
         }
@@ -361,7 +368,8 @@ impl World {
 
     /// Has the client try for a connection soon.
     pub fn after_connection_lost(&mut self, pid: Pid) {
-        let delay = self.rng.random_range(MILLI..50 * MILLI);
+        let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
+        let delay = roll.random_range(MILLI..50 * MILLI);
         let Some(client) = self.keeper(pid) else { return };
         client.reconnect_serial += 1;
         let serial = client.reconnect_serial;
@@ -389,7 +397,8 @@ impl World {
             self.after_connection_lost(pid);
             return;
         }
-        let server = self.rng.random_range(0..self.zoo.servers());
+        let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
+        let server = roll.random_range(0..self.zoo.servers());
         let Some(client) = self.keeper(pid) else { return };
         let session = match client.session {
             None => {
@@ -437,7 +446,8 @@ impl World {
         let Some(session) = process.keeper.session else { return };
         if process.keeper.connection.is_some_and(|current| current.id == connection) {
             let waiting = self.zoo.waiting(session);
-            let adrift = self.rng.random_range(0..=waiting);
+            let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
+            let adrift = self.adrift(&mut roll, waiting);
             self.break_connection(pid, adrift);
         }
     }
@@ -460,8 +470,9 @@ impl World {
         if self.zoo.adrift() > 0 && !self.keepers.late_due {
             self.keepers.late_due = true;
             // Mostly soon, while what was sent before them is still being looked at; sometimes much later.
-            let most = if self.rng.random_bool(0.7) { 20 * MILLI } else { 2 * SECOND };
-            let delay = self.rng.random_range(1..most);
+            let mut roll = self.roll(Part::Sockets);
+            let most = if roll.random_bool(0.7) { 20 * MILLI } else { 2 * SECOND };
+            let delay = roll.random_range(1..most);
             self.after(self.drifts_for().unwrap_or(delay), Happening::Late);
         }
     }
@@ -470,7 +481,7 @@ impl World {
         self.keepers.late_due = false;
         let sockets = self.zoo.adrift();
         if sockets > 0 && !self.keepers.down {
-            let socket = self.rng.random_range(0..sockets);
+            let socket = self.roll(Part::Sockets).random_range(0..sockets);
             let late = self.zoo.serve_adrift(socket);
             self.counts.one(match late {
                 Late::Applied => "late application",

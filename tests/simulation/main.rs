@@ -2,6 +2,10 @@
 //!
 //! `BEQUEST_SEEDS` and `BEQUEST_STEPS` say how many runs and how long; `BEQUEST_SEED` with the test `one_seed` replays
 //! one of them, and `BEQUEST_TRACE=1` prints what happened last in it. `BEQUEST_MIX` forces one kind of run on every seed.
+//! `BEQUEST_WITHOUT` names decisions that do not come true in it.
+//!
+//! A seed that fails is shrunk and printed as a script, in `BEQUEST_SHRINK` runs at most; `BEQUEST_KEEP` with the test
+//! `one_script` replays that (`shrunk.rs`).
 
 // Nothing of a test program is exported; `pub` says what other files of it use.
 #![allow(unreachable_pub)]
@@ -14,6 +18,7 @@ extern crate bequest_planted as bequest;
 mod clients;
 mod counts;
 mod death;
+mod decisions;
 mod dice;
 mod disk;
 mod faults;
@@ -35,6 +40,8 @@ mod replayed;
 #[cfg(not(planted))]
 mod scenarios;
 mod sessions;
+mod shrink;
+mod shrunk;
 #[cfg(not(planted))]
 #[path = "../model/succession/mod.rs"]
 #[allow(dead_code)]
@@ -44,15 +51,20 @@ mod wal;
 mod words;
 mod world;
 
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 
 use counts::Counts;
+use decisions::Allowed;
+use shrink::{class, Ended, Trial};
 
 const SEEDS: u64 = 500;
 const STEPS: u64 = 5_000;
 const THREADS: usize = 2;
+// So many failures, each of its own kind, are shrunk.
+const SHRUNK_MAX: usize = 3;
 
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -69,22 +81,37 @@ fn said(payload: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
-/// Runs one seed; what went wrong, if anything did, and the last of its trace.
-fn run(seed: u64, keep_trace: bool) -> (Counts, u64, Result<(), String>) {
-    let mut world = world::of_seed(seed, keep_trace);
-    let result = catch_unwind(AssertUnwindSafe(|| world.live(steps())));
-    if keep_trace {
-        world.trace.lines().for_each(|line| eprintln!("{line}"));
-    }
-    let result = result.map_err(|payload| said(&*payload));
-    (world.counts, world.trace.hash(), result)
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does something whose panics are expected, and told in another way.
+fn quietly<T>(act: impl FnOnce() -> T) -> T {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                loud(panic);
+            }
+        }));
+    });
+    let before = QUIET.replace(true);
+    let done = act();
+    QUIET.set(before);
+    done
+}
+
+/// The run of a seed.
+fn of_seed(seed: u64) -> Trial {
+    Trial { seed, mix: mix::of_seed(seed), steps: steps(), until: mix::Micros::MAX, allowed: Allowed::All }
 }
 
 fn complaint(seed: u64, what: &str) -> String {
     let mix = mix::of_seed(seed).name;
-    let settings: String = ["BEQUEST_STEPS", "BEQUEST_MIX"]
+    let settings: String = ["BEQUEST_STEPS", "BEQUEST_MIX", "BEQUEST_WITHOUT"]
         .iter()
-        .filter_map(|name| std::env::var(name).ok().map(|value| format!("{name}={value} ")))
+        .filter_map(|name| std::env::var(name).ok().map(|value| format!("{name}={value:?} ")))
         .collect();
     format!(
         "seed {seed} (mix {mix}): {what}\n  replay: {settings}BEQUEST_TRACE=1 BEQUEST_SEED={seed} \
@@ -105,22 +132,27 @@ fn every_seed_keeps_the_invariants() {
                 if seed >= first + seeds {
                     return;
                 }
-                let (counts, _, result) = run(seed, false);
+                let Ended { counts, failure, .. } = of_seed(seed).run(false);
                 let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                 found.0.merge(&counts);
-                if let Err(what) = result {
+                if let Some(what) = failure {
                     eprintln!("{}", complaint(seed, &what));
-                    found.1.push(complaint(seed, &what));
+                    found.1.push((seed, what));
                 }
             });
         }
     });
-    let (counts, complaints) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (counts, mut failed) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failed.sort_unstable();
     println!("{counts}");
-    for complaint in complaints.iter().take(20) {
-        println!("{complaint}");
+    for (seed, what) in failed.iter().take(20) {
+        println!("{}", complaint(*seed, what));
     }
-    assert!(complaints.is_empty(), "{} of {seeds} seeds failed; the first: {}", complaints.len(), complaints[0]);
+    let mut classes = BTreeSet::new();
+    let each = failed.iter().filter(|(_, what)| classes.insert(class(what)));
+    each.take(SHRUNK_MAX).for_each(|(seed, _)| drop(shrunk::tell(&of_seed(*seed))));
+    let first = failed.first().map(|(seed, what)| complaint(*seed, what));
+    assert!(first.is_none(), "{} of {seeds} seeds failed; the first: {}", failed.len(), first.unwrap_or_default());
     let missing = counts.missing();
     assert!(seeds < SEEDS || missing.is_empty(), "never reached: {missing:?}");
 }
@@ -128,9 +160,16 @@ fn every_seed_keeps_the_invariants() {
 #[cfg_attr(not(planted), test)]
 fn one_seed() {
     let Some(seed) = setting("BEQUEST_SEED") else { return };
-    let (counts, hash, result) = run(seed, setting("BEQUEST_TRACE") == Some(1));
-    println!("{counts}seed {seed}: trace hash {hash:016x}");
-    if let Err(what) = result {
+    let names = std::env::var("BEQUEST_WITHOUT").unwrap_or_default();
+    let without = names.split_whitespace().map(str::to_owned).collect();
+    let trial = Trial { allowed: Allowed::Without(without), ..of_seed(seed) };
+    let Ended { counts, hash, failure, lines, came, .. } = trial.run(setting("BEQUEST_TRACE") == Some(1));
+    lines.iter().for_each(|line| eprintln!("{line}"));
+    println!("{counts}seed {seed}: {} decisions to hurt, trace hash {hash:016x}", came.len());
+    if let Some(what) = failure {
+        if setting("BEQUEST_SHRINK").is_some() {
+            shrunk::tell(&trial);
+        }
         panic!("{}", complaint(seed, &what));
     }
 }
@@ -138,8 +177,16 @@ fn one_seed() {
 #[cfg_attr(not(planted), test)]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..mix::MIXES.len() as u64 * 3 {
-        let (_, first, _) = run(seed, false);
-        let (_, second, _) = run(seed, false);
-        assert_eq!(first, second, "seed {seed}");
+        // Whether its trace is kept makes no difference either.
+        let (first, second) = (of_seed(seed).run(false), of_seed(seed).run(true));
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first.came, second.came, "seed {seed}");
+    }
+}
+
+#[cfg_attr(not(planted), test)]
+fn one_script() {
+    if let Some(script) = shrunk::asked_for() {
+        shrunk::replay(&script);
     }
 }

@@ -369,9 +369,14 @@ pub const QUIET: Mix = Mix {
     ..TWO
 };
 
+/// A mix by its name.
+pub fn named(name: &str) -> Option<&'static Mix> {
+    MIXES.iter().find(|mix| mix.name == name)
+}
+
 /// The mix of a seed: each gets its share of any run of consecutive seeds.
 pub fn of_seed(seed: u64) -> &'static Mix {
-    if let Some(mix) = std::env::var("BEQUEST_MIX").ok().and_then(|name| MIXES.iter().find(|mix| mix.name == name)) {
+    if let Some(mix) = std::env::var("BEQUEST_MIX").ok().and_then(|name| named(&name)) {
         return mix;
     }
     let total: u64 = MIXES.iter().map(|mix| u64::from(mix.share)).sum();
@@ -444,4 +449,35 @@ pub enum Fault {
     ShutDown,
     Veto,
     Quota,
+}
+
+impl Fault {
+    /// Its name in a script.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Power => "power",
+            Self::Wipe => "wipe",
+            Self::Older => "older",
+            Self::KillAll => "kill-all",
+            Self::WipeAll => "wipe-all",
+            Self::Pause => "pause",
+            Self::Cut => "cut",
+            Self::Mute => "mute",
+            Self::Expire => "expire",
+            Self::Isolate => "isolate",
+            Self::Drag => "drag",
+            Self::Outage => "outage",
+            Self::Lag => "lag",
+            Self::Partition => "partition",
+            Self::OneWay => "one-way",
+            Self::Reject => "reject",
+            Self::Unlink => "unlink",
+            Self::Twin => "twin",
+            Self::HandOver => "hand-over",
+            Self::ShutDown => "shut-down",
+            Self::Veto => "veto",
+            Self::Quota => "quota",
+        }
+    }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use rand::Rng;
 
 use crate::death::Death;
+use crate::dice::{Organ, Part};
 use crate::mix::{Micros, MILLI, SECOND};
 use crate::world::{Happening, Pid, Place, World};
 
@@ -71,7 +72,8 @@ impl World {
     }
 
     fn dial_later(&mut self, pid: Pid, peer: NodeId, serial: u64) {
-        let delay = self.rng.random_range(10 * MILLI..100 * MILLI);
+        let Some(mut roll) = self.roll_of(pid, Organ::Dial(peer.0)) else { return };
+        let delay = roll.random_range(10 * MILLI..100 * MILLI);
         self.after(delay, Happening::Dial(pid, peer, serial));
     }
 
@@ -114,8 +116,8 @@ impl World {
         });
         if let Some(there) = handshake {
             let link = self.fresh();
-            let first = self.draw(self.mix.network);
-            let second = self.draw(self.mix.network);
+            let first = self.travels(pid, peer);
+            let second = self.travels(there, NodeId(node));
             self.note(("link", pid.0, there.0), || format!("{pid:?} ({own:?}) links to {there:?}"));
             let end = End { link, peer: there, arrive_at: 0 };
             self.replace_end(pid, peer, end);
@@ -124,6 +126,12 @@ impl World {
             self.after(second, Happening::LinkUp(there, NodeId(node), link));
         }
         self.dial_later(pid, peer, serial);
+    }
+
+    /// How long something takes from a process to a node.
+    fn travels(&mut self, pid: Pid, to: NodeId) -> Micros {
+        let Some(mut roll) = self.roll_of(pid, Organ::Link(to.0)) else { return self.mix.network.max };
+        self.takes(&mut roll, self.mix.network)
     }
 
     fn replace_end(&mut self, pid: Pid, peer: NodeId, end: End) {
@@ -165,23 +173,29 @@ impl World {
         self.tell(pid, Event::Link(peer, LinkEvent::Down));
         if let Some(order) = self.processes.get(&pid).and_then(|process| process.ends.orders.get(&peer)) {
             let serial = order.serial;
-            let delay = self.rng.random_range(1..5 * MILLI);
+            let Some(mut roll) = self.roll_of(pid, Organ::Dial(peer.0)) else { return };
+            let delay = roll.random_range(1..5 * MILLI);
             self.after(delay, Happening::Dial(pid, peer, serial));
         }
         // The other side is told, unless its packets vanish.
         if self.blocked(node, peer.0).is_none() {
-            let delay = self.draw(self.mix.network);
+            let delay = self.travels(pid, peer);
             self.after(delay, Happening::LinkDown(end.peer, NodeId(node), link));
         }
     }
 
     /// A core sends a message.
     pub fn send(&mut self, pid: Pid, peer: NodeId, bytes: Bytes) {
-        let delay = self.draw(self.mix.network);
-        let (dropped, reordered) = (self.chance(self.mix.dropped), self.chance(self.mix.reordered));
-        let duplicated = self.chance(self.mix.duplicated);
-        let stale = self.chance(self.mix.stale);
-        let extra = self.rng.random_range(0..50 * MILLI);
+        if !self.processes.get(&pid).is_some_and(|process| process.ends.up.contains_key(&peer)) {
+            return;
+        }
+        let Some(mut roll) = self.roll_of(pid, Organ::Link(peer.0)) else { return };
+        let delay = self.takes(&mut roll, self.mix.network);
+        let dropped = self.hurts(&mut roll, "dropped", self.mix.dropped);
+        let reordered = self.hurts(&mut roll, "reordered", self.mix.reordered);
+        let duplicated = self.hurts(&mut roll, "duplicated", self.mix.duplicated);
+        let stale = self.hurts(&mut roll, "stale", self.mix.stale);
+        let extra = roll.random_range(0..50 * MILLI);
         let now = self.now;
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let from = NodeId(process.place.node);
@@ -200,7 +214,7 @@ impl World {
         self.after(at - now, Happening::Message { to, from, link, bytes: bytes.clone() });
         if stale {
             // A copy that a router kept, for whoever has that address then.
-            let delay = self.rng.random_range(MILLI..SECOND);
+            let delay = roll.random_range(MILLI..SECOND);
             self.after(delay, Happening::Stale { to: peer, from, bytes: bytes.clone() });
         }
         if duplicated {
@@ -244,9 +258,10 @@ impl World {
             .filter(|there| !there.paused)
             .filter(|there| self.blocked(node, there.place.node).is_none())
             .map(|there| there.nonce);
+        let Some(mut roll) = self.roll_of(pid, Organ::Dial(node)) else { return };
         let delay = match answer {
-            Some(_) => self.draw(self.mix.network) * 2,
-            None => self.rng.random_range(MILLI..SECOND),
+            Some(_) => self.takes(&mut roll, self.mix.network) * 2,
+            None => roll.random_range(MILLI..SECOND),
         };
         self.after(delay, Happening::Tell(pid, Event::Probed { nonce: answer }));
     }
@@ -254,15 +269,19 @@ impl World {
     /// What a death does to a process' links.
     pub fn hang_up(&mut self, pid: Pid, death: Death) {
         let Some(process) = self.processes.get(&pid) else { return };
-        let (place, node) = (process.place, process.place.node);
+        let (place, node, life) = (process.place, process.place.node, process.life);
         let ends: Vec<(NodeId, End)> = process.ends.up.iter().map(|(peer, end)| (*peer, *end)).collect();
         if death == Death::Power {
-            let until = self.now + self.rng.random_range(0..SECOND);
+            let until = self.now + self.roll(Part::Process(life, Organ::Death)).random_range(0..SECOND);
             self.network.dark.insert(place, until);
         }
         for (peer, end) in ends {
             let told = death != Death::Power && self.blocked(node, peer.0).is_none();
-            let delay = if told { self.draw(self.mix.network) } else { self.rng.random_range(200 * MILLI..3 * SECOND) };
+            let mut roll = self.roll(Part::Process(life, Organ::Link(peer.0)));
+            let delay = match told {
+                true => self.takes(&mut roll, self.mix.network),
+                false => roll.random_range(200 * MILLI..3 * SECOND),
+            };
             self.after(delay, Happening::LinkDown(end.peer, NodeId(node), end.link));
         }
     }
@@ -271,9 +290,10 @@ impl World {
     pub fn block(&mut self, from: u64, to: u64, block: Block) {
         self.network.blocked.insert((from, to), block);
         for (pid, peer, end) in self.ends_between(from, to) {
-            if block == Block::Reject || self.rng.random_bool(0.5) {
+            let mut roll = self.roll(Part::Path(from, to));
+            if block == Block::Reject || roll.random_bool(0.5) {
                 let most = if block == Block::Reject { 50 * MILLI } else { 2 * SECOND };
-                let delay = self.rng.random_range(1..most);
+                let delay = roll.random_range(1..most);
                 self.after(delay, Happening::LinkDown(pid, peer, end.link));
             }
         }
@@ -282,7 +302,7 @@ impl World {
     /// Breaks the links between two nodes.
     pub fn unlink(&mut self, one: u64, other: u64) {
         for (pid, peer, end) in self.ends_between(one, other) {
-            let delay = self.rng.random_range(1..5 * MILLI);
+            let delay = self.roll(Part::Path(one, other)).random_range(1..5 * MILLI);
             self.after(delay, Happening::LinkDown(pid, peer, end.link));
         }
     }

@@ -10,9 +10,11 @@ use std::sync::{Mutex, PoisonError};
 
 use bequest_recovery::planted::{choose, Bug};
 
-use crate::mix::{self, Mix, MIXES};
-use crate::world::World;
-use crate::{complaint, golden, run, said, setting, steps, THREADS};
+use crate::mix::{self, Mix};
+use crate::shrink::Trial;
+use crate::{complaint, golden, of_seed, quietly, said, setting, THREADS};
+
+mod kept;
 
 /// Lives without a bug; that there is nothing to be found is for other tests to show.
 const CONTROLS: u64 = 30;
@@ -69,20 +71,21 @@ fn by(bug: Bug) -> By {
 
 /// What showed a bug.
 struct Found {
-    life: Option<(u64, &'static str, String)>,
+    life: Option<(Trial, String)>,
     scripts: Vec<String>,
 }
 
 fn mix_named(name: &str) -> &'static Mix {
-    MIXES.iter().find(|mix| mix.name == name).unwrap_or_else(|| panic!("no such mix: {name}"))
+    mix::named(name).unwrap_or_else(|| panic!("no such mix: {name}"))
 }
 
 /// The first life that shows the bug, and what it showed.
-fn lives(bug: Bug, kind: Option<&'static str>, most: u64) -> Option<(u64, &'static str, String)> {
+fn lives(bug: Bug, kind: Option<&'static str>, most: u64) -> Option<(Trial, String)> {
     (0..most).find_map(|seed| {
-        let mix = kind.map_or_else(|| mix::of_seed(seed), mix_named);
-        let lived = with(bug, || World::new(seed, mix, false).live(steps()));
-        lived.err().map(|what| (seed + 1, mix.name, what))
+        let trial = of_seed(seed);
+        let trial = Trial { mix: kind.map_or(trial.mix, mix_named), ..trial };
+        let ended = with(bug, || trial.run(false)).ok()?;
+        ended.failure.map(|what| (trial, what))
     })
 }
 
@@ -99,17 +102,22 @@ fn scripts(bug: Bug) -> Vec<String> {
 /// Does something with the bug planted; what it said if it panicked.
 fn with<T>(bug: Bug, act: impl FnOnce() -> T) -> Result<T, String> {
     choose(Some(bug));
-    let result = catch_unwind(AssertUnwindSafe(act));
+    let result = quietly(|| catch_unwind(AssertUnwindSafe(act)));
     choose(None);
     result.map_err(|payload| said(&*payload))
 }
 
-fn look_for(bug: Bug, lives_each: Option<u64>) -> Found {
-    let (kind, most) = match by(bug) {
+/// In which kind of lives a bug is looked for, and in how many.
+fn searched(bug: Bug) -> (Option<&'static str>, u64) {
+    match by(bug) {
         By::Lives(most) => (None, most),
         By::LivesOf(kind, most) => (Some(kind), most),
         By::Script(_) | By::Covered(_) | By::Open(_) => (None, 0),
-    };
+    }
+}
+
+fn look_for(bug: Bug, lives_each: Option<u64>) -> Found {
+    let (kind, most) = searched(bug);
     Found { life: lives(bug, kind, lives_each.unwrap_or(most)), scripts: scripts(bug) }
 }
 
@@ -118,9 +126,9 @@ fn row(bug: Bug, found: &Found) -> String {
         return format!("| `{bug:?}` | {} | {why} |", bug.words());
     }
     let life = match &found.life {
-        Some((life, mix, what)) => {
+        Some((trial, what)) => {
             let what: String = what.lines().next().unwrap_or_default().chars().take(100).collect();
-            format!("life {life} ({mix}): `{}`", what.replace('|', "/").replace('`', ""))
+            format!("life {} ({}): `{}`", trial.seed + 1, trial.mix.name, what.replace('|', "/").replace('`', ""))
         }
         None => String::new(),
     };
@@ -143,7 +151,7 @@ fn where_no_bug_is_planted_nothing_is_found() {
                 if seed >= most {
                     return;
                 }
-                if let (_, _, Err(what)) = run(seed, false) {
+                if let Some(what) = of_seed(seed).run(false).failure {
                     wrong.lock().unwrap_or_else(PoisonError::into_inner).push(complaint(seed, &what));
                 }
             });
@@ -160,8 +168,6 @@ fn every_planted_bug_is_found() {
     let wanted = |bug: &&Bug| only.as_ref().is_none_or(|only| *only == format!("{bug:?}"));
     let bugs: Vec<Bug> = Bug::ALL.iter().filter(wanted).copied().collect();
     assert!(!bugs.is_empty(), "no such bug: {only:?}");
-    // What goes wrong is expected to, and told in the table.
-    std::panic::set_hook(Box::new(|_| {}));
     let next = AtomicUsize::new(0);
     let table = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
@@ -174,7 +180,6 @@ fn every_planted_bug_is_found() {
             });
         }
     });
-    drop(std::panic::take_hook());
     let table = table.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut wrong = Vec::new();
     for (bug, found) in &table {

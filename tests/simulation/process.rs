@@ -10,6 +10,7 @@ use bequest_recovery::record::Addresses;
 use rand::Rng;
 
 use crate::death::Death;
+use crate::dice::{Life, Organ, Part, Roll};
 use crate::disk::Write;
 use crate::genesis;
 use crate::host::{Host, Job};
@@ -33,6 +34,7 @@ fn group_of(number: GroupNumber) -> usize {
 pub struct Process {
     pub pid: Pid,
     pub place: Place,
+    pub life: Life,
     pub nonce: u64,
     pub born: Micros,
     pub clock_offset: Micros,
@@ -95,17 +97,20 @@ impl World {
         }
         let pid = Pid(self.fresh());
         let disk = self.disks.entry(place).or_default().clone();
-        let config = self.config(place, disk.written.identity);
+        let life = self.next_life(place);
+        let mut roll = self.roll(Part::Births(place));
+        let config = self.config(&mut roll, place, disk.written.identity);
         let nonce = config.nonce;
         let hosts = (0..self.groups.len()).map(|group| Host::new(self.durable, &disk.group(group).machine));
         let replicas: Vec<Replica> = hosts.map(Replica::new).collect();
-        let window = [4, 16, 128][self.rng.random_range(0..3)];
+        let window = [4, 16, 128][roll.random_range(0..3)];
         let process = Process {
             pid,
             place,
+            life,
             nonce,
             born: self.now,
-            clock_offset: self.rng.random_range(0..100 * SECOND),
+            clock_offset: roll.random_range(0..100 * SECOND),
             core: Core::new(config),
             inbox: Vec::new(),
             step_due: false,
@@ -131,20 +136,20 @@ impl World {
         });
         self.after_connection_lost(pid);
         for group in 0..self.groups.len() {
-            let join = self.rng.random_range(0..30 * MILLI);
+            let join = self.roll(Part::Process(life, Organ::Join(group))).random_range(0..30 * MILLI);
             self.after(join, Happening::Join(pid, group));
         }
         self.tell(pid, Event::Tick);
-        let sync = self.rng.random_range(MILLI..200 * MILLI);
+        let sync = self.roll(Part::Syncs(place)).random_range(MILLI..200 * MILLI);
         self.after(sync, Happening::DiskSync(place));
     }
 
-    fn config(&mut self, place: Place, cluster: Option<bequest_recovery::record::Uuid>) -> Config {
+    fn config(&self, roll: &mut Roll, place: Place, cluster: Option<bequest_recovery::record::Uuid>) -> Config {
         Config {
             node: NodeId(place.node),
             addresses: Addresses { peer: place.address(), client: format!("http://node{}", place.node) },
-            nonce: self.rng.random(),
-            seed: self.rng.random(),
+            nonce: roll.random(),
+            seed: roll.random(),
             cluster,
             beat: Duration::from_millis(30),
             election_timeout: Duration::from_millis(150),
@@ -164,13 +169,14 @@ impl World {
             process.frozen.push(Happening::Join(pid, group));
             return;
         }
+        let mut roll = self.dice.roll(Part::Process(process.life, Organ::Join(group)));
         let replica = &mut process.replicas[group];
         let applied = replica.host.applied();
         let mut local = self.disks.entry(process.place).or_default().group(group).log;
         replica.joined = true;
         // Payloads of what is applied may have been left on disk.
         if let Some(local) = &mut local {
-            if self.rng.random_bool(0.5) {
+            if roll.random_bool(0.5) {
                 local
                     .slots
                     .iter_mut()
@@ -193,7 +199,7 @@ impl World {
         process.inbox.push(event);
         if !process.step_due {
             process.step_due = true;
-            let delay = self.rng.random_range(1..200);
+            let delay = self.dice.roll(Part::Process(process.life, Organ::Inbox)).random_range(1..200);
             self.after(delay, Happening::Step(pid));
         }
     }
@@ -210,6 +216,7 @@ impl World {
             process.frozen.push(Happening::Step(pid));
             return;
         }
+        let mut roll = self.dice.roll(Part::Process(process.life, Organ::Core));
         process.step_due = false;
         process.wake_serial += 1;
         let serial = process.wake_serial;
@@ -218,7 +225,7 @@ impl World {
         if self.trace.keeps() {
             for event in &events {
                 let text = crate::words::event(event);
-                self.trace.note(self.now, 0, || format!("{pid:?} <- {text}"));
+                self.trace.say(self.now, || format!("{pid:?} <- {text}"));
             }
         }
         if let Some(tale) = &mut self.tale {
@@ -236,7 +243,8 @@ impl World {
         if let Some(wake_in) = wake_in {
             self.after(wake_in.max(1), Happening::Wake(pid, serial));
         }
-        let killed_at = self.chance(self.mix.killed_in_step).then(|| self.rng.random_range(0..=effects.list.len()));
+        let killed = self.hurts(&mut roll, "killed", self.mix.killed_in_step);
+        let killed_at = killed.then(|| roll.random_range(0..=effects.list.len()));
         for (place, effect) in effects.list.into_iter().enumerate() {
             if killed_at == Some(place) {
                 self.counts.one("killed between two effects");
@@ -252,7 +260,7 @@ impl World {
             }
             if self.trace.keeps() {
                 let text = crate::words::effect(&effect);
-                self.trace.note(self.now, 0, || format!("{pid:?} -> {text}"));
+                self.trace.say(self.now, || format!("{pid:?} -> {text}"));
             }
             self.carry_out(pid, effect);
         }
@@ -313,7 +321,8 @@ impl World {
 
     fn push_disk(&mut self, pid: Pid, group: GroupNumber, job: DiskJob) {
         let group = group_of(group);
-        let delay = self.draw(self.mix.disk);
+        let Some(mut roll) = self.roll_of(pid, Organ::Disk(group)) else { return };
+        let delay = self.takes(&mut roll, self.mix.disk);
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let writes = &mut process.replicas[group].writes;
         writes.push_back(job);
@@ -329,7 +338,8 @@ impl World {
             return;
         }
         // Writes that wait may be carried out and reported together.
-        let count = self.rng.random_range(1..=process.replicas[group].writes.len().max(1));
+        let mut roll = self.dice.roll(Part::Process(process.life, Organ::Disk(group)));
+        let count = roll.random_range(1..=process.replicas[group].writes.len().max(1));
         for _ in 0..count {
             let Some(process) = self.processes.get_mut(&pid) else { return };
             let Some(job) = process.replicas[group].writes.pop_front() else { break };
@@ -353,14 +363,14 @@ impl World {
                         entries.first().is_some_and(|entry| entry.index == low),
                         "fetches entry {low}, which it dropped"
                     );
-                    let most = self.rng.random_range(1..=entries.len());
+                    let most = roll.random_range(1..=entries.len());
                     entries.truncate(most);
                     Event::LogFetched { group: number(group), entries }
                 }
             };
             self.tell(pid, event);
         }
-        let delay = self.draw(self.mix.disk);
+        let delay = self.takes(&mut roll, self.mix.disk);
         if self.processes.get(&pid).is_some_and(|process| !process.replicas[group].writes.is_empty()) {
             self.after(delay, Happening::DiskWrite(pid, group));
         }
@@ -369,7 +379,7 @@ impl World {
     pub fn disk_sync(&mut self, place: Place) {
         if self.at(place).is_some() {
             self.disks.entry(place).or_default().sync();
-            let delay = self.rng.random_range(MILLI..200 * MILLI);
+            let delay = self.roll(Part::Syncs(place)).random_range(MILLI..200 * MILLI);
             self.after(delay, Happening::DiskSync(place));
         }
     }
@@ -380,7 +390,8 @@ impl World {
 
     fn push_machine(&mut self, pid: Pid, group: GroupNumber, job: Job) {
         let group = group_of(group);
-        let delay = self.draw(self.mix.machine);
+        let Some(mut roll) = self.roll_of(pid, Organ::Machine(group)) else { return };
+        let delay = self.takes(&mut roll, self.mix.machine);
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let replica = &mut process.replicas[group];
         replica.host.push(job);

@@ -6,6 +6,7 @@ use bequest_recovery::record::{self, Pointer};
 use bytes::Bytes;
 
 use crate::death::Death;
+use crate::dice::Part;
 use crate::genesis;
 use crate::mix::{delay, Machines, Micros, Mix, MILLI, QUIET, SECOND};
 use crate::network::Block;
@@ -17,7 +18,12 @@ const ROOMY: Mix = Mix { name: "roomy", wal_bytes: 4 << 20, wal_segments: 100_00
 
 /// A world in which somebody serves.
 fn serving(mix: &'static Mix) -> World {
-    let mut world = World::new(1, mix, false);
+    serving_by(1, mix)
+}
+
+/// The same, drawn by another seed.
+fn serving_by(seed: u64, mix: &'static Mix) -> World {
+    let mut world = World::new(seed, mix, false);
     world.heal();
     world.must_serve();
     world.must_converge();
@@ -70,7 +76,7 @@ impl World {
             if world.now >= next {
                 next = world.now + 5 * MILLI;
                 let leaders: Vec<Pid> = world.leaders(0).into_keys().collect();
-                if let Some(pid) = world.pick(&leaders) {
+                if let Some(pid) = world.roll(Part::Driver).pick(&leaders) {
                     world.write(0, pid);
                 }
             }
@@ -117,11 +123,15 @@ fn everybody_stops(world: &mut World, within: Micros) -> Vec<GroupError> {
 
 #[test]
 fn a_killed_leader_is_replaced_without_waiting_for_its_session() {
-    let mut world = serving(&ROOMY);
-    let (leader, _) = world.leader_and_follower();
-    world.kill(leader, Death::Process);
-    let downtime = world.served_again(SECOND);
-    assert!(downtime < 100 * MILLI, "{downtime} us");
+    for seed in 0..50 {
+        let mut world = serving_by(seed, &ROOMY);
+        // Both wanted the first ballot, and who lost that race leaves the next one to others for a while.
+        world.write_for(SECOND);
+        let (leader, _) = world.leader_and_follower();
+        world.kill(leader, Death::Process);
+        let downtime = world.served_again(SECOND);
+        assert!(downtime < 100 * MILLI, "seed {seed}: {downtime} us");
+    }
 }
 
 #[test]

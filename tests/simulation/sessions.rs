@@ -6,6 +6,7 @@ use bequest_recovery::model::SessionId;
 use rand::Rng;
 
 use crate::death::Death;
+use crate::dice::{Organ, Part, Roll};
 use crate::keeper::{Silence, SESSION_TIMEOUT};
 use crate::mix::MILLI;
 use crate::world::{Happening, Pid, World};
@@ -13,7 +14,8 @@ use crate::world::{Happening, Pid, World};
 impl World {
     /// The client learns, or decides, that its session is over; it goes for a new one.
     pub fn session_over(&mut self, pid: Pid) {
-        let half = self.rng.random_bool(0.5);
+        let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
+        let half = roll.random_bool(0.5);
         let Some(client) = self.keeper(pid) else { return };
         let Some(session) = client.session.take() else { return };
         let number = SessionNumber(client.number);
@@ -43,7 +45,7 @@ impl World {
                 self.counts.one("pause outlived the session");
             }
             if let Some(connection) = self.keeper(pid).and_then(|client| client.connection) {
-                let delay = self.rng.random_range(1..50 * MILLI);
+                let delay = self.roll(Part::Session(session.0)).random_range(1..50 * MILLI);
                 self.after(delay, Happening::Notice(pid, connection.id));
             }
         }
@@ -53,7 +55,7 @@ impl World {
     /// Has the ensemble look at a session that fell silent, once its time is over.
     pub fn watch_session(&mut self, session: SessionId) {
         self.keepers.silent.entry(session).or_insert(self.now);
-        let slack = self.rng.random_range(0..SESSION_TIMEOUT / 3);
+        let slack = self.roll(Part::Session(session.0)).random_range(0..SESSION_TIMEOUT / 3);
         self.after(SESSION_TIMEOUT + slack, Happening::SessionClock(session));
     }
 
@@ -85,18 +87,29 @@ impl World {
         }
     }
 
+    /// How many of the requests in a broken connection's socket stay there, to be served late; the others are lost.
+    pub fn adrift(&mut self, roll: &mut Roll, waiting: usize) -> usize {
+        let adrift = roll.random_range(0..=waiting);
+        if adrift > 0 && self.comes_true(roll, "adrift", || format!("{adrift} of {waiting} requests")) {
+            adrift
+        } else {
+            0
+        }
+    }
+
     /// What a dead process leaves at ZooKeeper: a session that lives on for a while, and requests in a socket.
     pub fn abandon_session(&mut self, pid: Pid, death: Death) {
         let Some(client) = self.keeper(pid) else { return };
         let Some(session) = client.session else { return };
-        if death == Death::Exit && self.rng.random_bool(0.5) {
+        let Some(mut roll) = self.roll_of(pid, Organ::Death) else { return };
+        if death == Death::Exit && roll.random_bool(0.5) {
             self.zoo.expire(session);
             self.pump();
             return;
         }
         if self.zoo.attached(session).is_some() {
             let waiting = self.zoo.waiting(session);
-            let adrift = self.rng.random_range(0..=waiting);
+            let adrift = self.adrift(&mut roll, waiting);
             self.zoo.cut(session, adrift);
             self.drift();
         }

@@ -43,6 +43,11 @@ impl Trace {
         now.hash(&mut hasher);
         key.hash(&mut hasher);
         self.hash = hasher.finish();
+        self.say(now, text);
+    }
+
+    /// Writes a line where lines are kept; whether they are makes no difference to the hash.
+    pub fn say(&mut self, now: Micros, text: impl FnOnce() -> String) {
         if self.keep {
             if self.lines.len() == LINES {
                 self.lines.pop_front();

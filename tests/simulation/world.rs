@@ -10,14 +10,15 @@ use rand::Rng;
 
 use crate::clients::Clients;
 use crate::counts::Counts;
-use crate::dice::Dice;
+use crate::decisions::Decisions;
+use crate::dice::{Dice, Part};
 use crate::disk::Disk;
 use crate::faults::Fault;
 use crate::genesis;
 use crate::golden::hold::Held;
 use crate::golden::tale::Tale;
 use crate::history::History;
-use crate::mix::{self, Delay, Machines, Micros, Mix, MILLI};
+use crate::mix::{Machines, Micros, Mix, MILLI};
 use crate::network::Network;
 use crate::pairs::strike::{Aftermath, Strikes};
 use crate::process::Process;
@@ -33,6 +34,12 @@ pub struct Pid(pub u64);
 pub struct Place {
     pub node: u64,
     pub host: u8,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "n{}{}", self.node, if self.host == 0 { "" } else { "b" })
+    }
 }
 
 impl Place {
@@ -119,7 +126,10 @@ impl Group {
 /// One run.
 pub struct World {
     pub mix: &'static Mix,
-    pub rng: Dice,
+    pub dice: Dice,
+    pub decisions: Decisions,
+    /// Processes born so far, by place.
+    pub lives: BTreeMap<Place, u64>,
     pub now: Micros,
     /// How many steps cores have done.
     pub steps: u64,
@@ -134,6 +144,8 @@ pub struct World {
     pub trace: Trace,
     /// Faults are over.
     pub healing: bool,
+    /// Since when.
+    pub healed_at: Option<Micros>,
     /// Stops are wanted: a scenario looks at them itself.
     pub hostile: bool,
     /// Groups stopped, by the process that did.
@@ -159,26 +171,27 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, mix: &'static Mix, keep_trace: bool) -> Self {
         let mut world = Self::empty(Dice::seeded(seed), mix, keep_trace);
-        for node in 1..=mix.nodes {
-            let delay = world.rng.random_range(0..20 * MILLI);
-            world.after(delay, Happening::Birth(Place { node, host: 0 }));
+        for place in world.places() {
+            let delay = world.roll(Part::Births(place)).random_range(0..20 * MILLI);
+            world.after(delay, Happening::Birth(place));
         }
         for group in 0..mix.groups {
             for client in 0..mix.clients {
                 world.after(100 * MILLI, Happening::Client(group, client));
             }
         }
-        let calm = world.draw(mix.calm);
+        let mut roll = world.roll(Part::Faults);
+        let calm = world.lasts(&mut roll, mix.calm);
         world.after(200 * MILLI + calm, Happening::Fault);
         world
     }
 
     /// Cluster and groups are founded; nothing will happen by itself.
-    pub fn empty(mut rng: Dice, mix: &'static Mix, keep_trace: bool) -> Self {
+    pub fn empty(mut dice: Dice, mix: &'static Mix, keep_trace: bool) -> Self {
         let durable = match mix.machines {
             Machines::Volatile => false,
             Machines::Durable => true,
-            Machines::Any => rng.random_bool(0.5),
+            Machines::Any => dice.roll(Part::World).random_bool(0.5),
         };
         let mut zoo = ZooModel::new(mix.servers);
         genesis::create(&mut zoo, mix);
@@ -196,6 +209,7 @@ impl World {
             counts: Counts::default(),
             trace: Trace::new(keep_trace),
             healing: false,
+            healed_at: None,
             hostile: false,
             stops: Vec::new(),
             node_stops: Vec::new(),
@@ -207,7 +221,9 @@ impl World {
             tale: None,
             queue: BTreeMap::new(),
             serial: 0,
-            rng,
+            dice,
+            decisions: Decisions::default(),
+            lives: BTreeMap::new(),
         }
     }
 
@@ -220,21 +236,6 @@ impl World {
     /// A token that was never given before in this run.
     pub fn fresh_token(&mut self) -> Token {
         Token(self.fresh())
-    }
-
-    /// Draws a delay.
-    pub fn draw(&mut self, delay: Delay) -> Micros {
-        let drawn = self.rng.random_range(delay.min..=delay.max);
-        if !self.healing && self.rng.random_ratio(1, 50) {
-            drawn * 10
-        } else {
-            drawn
-        }
-    }
-
-    /// Whether something of this many in 10,000 happens now. Nothing bad does once the faults are over.
-    pub fn chance(&mut self, in_10_000: u32) -> bool {
-        !self.healing && self.rng.random_ratio(in_10_000, 10_000)
     }
 
     /// Lets something happen later.
@@ -307,11 +308,6 @@ impl World {
         self.trace.note(self.now, key, text);
     }
 
-    /// Picks one of some.
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
-        (!from.is_empty()).then(|| from[self.rng.random_range(0..from.len())])
-    }
-
     /// All live processes, in order.
     pub fn pids(&self) -> Vec<Pid> {
         self.processes.keys().copied().collect()
@@ -321,9 +317,4 @@ impl World {
     pub fn places(&self) -> Vec<Place> {
         (1..=self.mix.nodes).map(|node| Place { node, host: 0 }).collect()
     }
-}
-
-/// The run of a seed: the mix it belongs to, and a world to begin with.
-pub fn of_seed(seed: u64, keep_trace: bool) -> World {
-    World::new(seed, mix::of_seed(seed), keep_trace)
 }

@@ -115,7 +115,7 @@ pub fn empty() -> World {
 }
 
 fn calm(mix: &'static Mix) -> World {
-    let mut world = World::empty(Dice::Even(0), mix, false);
+    let mut world = World::empty(Dice::even(), mix, false);
     world.by_hand = true;
     // Stops are what some scripts are about; all others show that there are none.
     world.hostile = true;

@@ -35,7 +35,7 @@ const fn fixed(delay: Micros) -> Delay {
 
 /// The run with these strikes, ascending. Panics where an invariant breaks or the group does not go on by itself.
 pub fn play(strikes: impl IntoIterator<Item = Strike>, keep_trace: bool, world: &mut Option<World>) {
-    let world = world.insert(World::empty(Dice::Even(0), &MIX, keep_trace));
+    let world = world.insert(World::empty(Dice::even(), &MIX, keep_trace));
     world.strikes.planned = strikes.into_iter().collect();
     world.strikes.scripted = true;
     for place in world.places() {

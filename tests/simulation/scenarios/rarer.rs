@@ -89,3 +89,15 @@ fn a_node_that_is_not_ready_leaves_the_ballot_to_the_other() {
     let leads: Vec<u64> = world.leaders(0).into_keys().map(|pid| world.node(pid)).collect();
     assert_eq!(leads, [second], "{}", world.situation());
 }
+
+#[test]
+fn a_leader_killed_right_after_a_race_is_replaced_once_the_loser_has_waited() {
+    for seed in 0..50 {
+        let mut world = serving_by(seed, &ROOMY);
+        let (leader, _) = world.leader_and_follower();
+        world.kill(leader, Death::Process);
+        let downtime = world.served_again(SECOND);
+        // It waits for five quarters of the election timeout at most.
+        assert!(downtime < 300 * MILLI, "seed {seed}: {downtime} us");
+    }
+}
