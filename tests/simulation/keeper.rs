@@ -44,7 +44,8 @@ pub struct Client {
     pub session: Option<SessionId>,
     pub connection: Option<Connection>,
     pub number: u64,
-    window: usize,
+    /// So many requests may be on their way at once.
+    pub window: usize,
     pub urgent: VecDeque<(RequestId, Request)>,
     pub normal: VecDeque<(RequestId, Request)>,
     outstanding: VecDeque<(RequestId, bool)>,
@@ -71,6 +72,8 @@ pub struct Keepers {
     pub dragged: BTreeSet<u64>,
     /// Servers that apply nothing new.
     pub lagging: BTreeSet<usize>,
+    /// Servers that take no new connection.
+    pub closed: BTreeSet<usize>,
     /// No watch is heard of any more.
     pub deaf: bool,
     /// Which process opened a session.
@@ -389,7 +392,12 @@ impl World {
             self.after_connection_lost(pid);
             return;
         }
-        let server = self.rng.random_range(0..self.zoo.servers());
+        let open: Vec<usize> =
+            (0..self.zoo.servers()).filter(|server| !self.keepers.closed.contains(server)).collect();
+        let Some(server) = self.pick(&open) else {
+            self.after_connection_lost(pid);
+            return;
+        };
         let Some(client) = self.keeper(pid) else { return };
         let session = match client.session {
             None => {

@@ -34,6 +34,7 @@ mod process;
 mod replayed;
 #[cfg(not(planted))]
 mod scenarios;
+mod schedules;
 mod sessions;
 #[cfg(not(planted))]
 #[path = "../model/succession/mod.rs"]

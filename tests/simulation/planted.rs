@@ -12,7 +12,7 @@ use bequest_recovery::planted::{choose, Bug};
 
 use crate::mix::{self, Mix, MIXES};
 use crate::world::World;
-use crate::{complaint, golden, run, said, setting, steps, THREADS};
+use crate::{complaint, golden, run, said, schedules, setting, steps, THREADS};
 
 /// Lives without a bug; that there is nothing to be found is for other tests to show.
 const CONTROLS: u64 = 30;
@@ -70,6 +70,7 @@ fn by(bug: Bug) -> By {
 /// What showed a bug.
 struct Found {
     life: Option<(u64, &'static str, String)>,
+    schedules: Vec<(&'static str, String)>,
     scripts: Vec<String>,
 }
 
@@ -78,29 +79,35 @@ fn mix_named(name: &str) -> &'static Mix {
 }
 
 /// The first life that shows the bug, and what it showed.
-fn lives(bug: Bug, kind: Option<&'static str>, most: u64) -> Option<(u64, &'static str, String)> {
+fn lives(bugs: &[Bug], kind: Option<&'static str>, most: u64) -> Option<(u64, &'static str, String)> {
     (0..most).find_map(|seed| {
         let mix = kind.map_or_else(|| mix::of_seed(seed), mix_named);
-        let lived = with(bug, || World::new(seed, mix, false).live(steps()));
+        let lived = with(bugs, || World::new(seed, mix, false).live(steps()));
         lived.err().map(|what| (seed + 1, mix.name, what))
     })
 }
 
 /// The golden scripts in which something else happens.
-fn scripts(bug: Bug) -> Vec<String> {
+fn scripts(bugs: &[Bug]) -> Vec<String> {
     let differs = |path: &std::path::PathBuf| {
         let (name, text) = (golden::name(path), golden::read(path));
-        let played = with(bug, || golden::check(&name, &text));
+        let played = with(bugs, || golden::check(&name, &text));
         (!matches!(played, Ok(Ok(())))).then_some(name)
     };
     golden::scripts().iter().filter_map(differs).collect()
 }
 
-/// Does something with the bug planted; what it said if it panicked.
-fn with<T>(bug: Bug, act: impl FnOnce() -> T) -> Result<T, String> {
-    choose(Some(bug));
+/// The schedules in which something breaks, and what.
+fn broken(bugs: &[Bug]) -> Vec<(&'static str, String)> {
+    let plays = schedules::ALL.iter();
+    plays.filter_map(|(name, play)| with(bugs, play).err().map(|what| (*name, what))).collect()
+}
+
+/// Does something with these bugs planted; what it said if it panicked.
+fn with<T>(bugs: &[Bug], act: impl FnOnce() -> T) -> Result<T, String> {
+    choose(bugs);
     let result = catch_unwind(AssertUnwindSafe(act));
-    choose(None);
+    choose(&[]);
     result.map_err(|payload| said(&*payload))
 }
 
@@ -110,7 +117,12 @@ fn look_for(bug: Bug, lives_each: Option<u64>) -> Found {
         By::LivesOf(kind, most) => (Some(kind), most),
         By::Script(_) | By::Covered(_) | By::Open(_) => (None, 0),
     };
-    Found { life: lives(bug, kind, lives_each.unwrap_or(most)), scripts: scripts(bug) }
+    let bugs = &[bug];
+    Found {
+        life: lives(bugs, kind, lives_each.unwrap_or(most)),
+        schedules: broken(bugs),
+        scripts: scripts(bugs),
+    }
 }
 
 fn row(bug: Bug, found: &Found) -> String {

@@ -1,0 +1,79 @@
+//! Read passes over what changes under the reader, or is shown by servers that are behind.
+
+use bequest::Role;
+
+use super::{stage, Stage};
+use crate::golden::stage::CALM;
+use crate::mix::Mix;
+
+/// Two servers, of which one can be left behind.
+const SERVERS: Mix = Mix { name: "two servers, by hand", servers: 2, ..CALM };
+/// A short log, so that a new leader soon trims what the one before it wrote.
+const SHORT: Mix = Mix { name: "short log, by hand", wal_segments: 12, ..CALM };
+
+/// A session opened in the middle of a pass promises nothing about what the pass has seen. Its connection breaks before
+/// anything was answered, and the server it moves to has not even applied its opening: what the pass found listed before
+/// is missing there, and that would be believed, since the check that closes the pass is a transaction.
+pub fn a_pass_ends_with_its_session() {
+    stage(&SERVERS, |stage| {
+        stage.play("start n1; until n1 leads; start n2; until n2 follows; propose n1; until answered; until quiet");
+        // From here on one server applies nothing.
+        stage.0.keepers.closed.insert(0);
+        stage.0.keepers.lagging.insert(0);
+        let behind = stage.0.groups[0].mirror.end().index;
+        stage.play("propose n1; until answered; kill n1; until n2 succeeds");
+        stage.until("it has sealed", |stage| stage.0.groups[0].mirror.ballot.0.node == 2);
+        // Its core is slow to take what comes: the answers to seal, listing of the WALs, of a WAL's buckets, of a bucket.
+        for _ in 0..3 {
+            stage.play("pass 3ms");
+        }
+        let asked = stage.progress(2);
+        stage.play("hold n2 core; pass 3ms");
+        let session = stage.process(2).keeper.session;
+        stage.play("break n2; expire n2");
+        stage.until("it has another session", |stage| {
+            let keeper = &stage.process(2).keeper;
+            keeper.connection.is_some() && keeper.session != session
+        });
+        // That one moves to the server that is behind.
+        stage.0.keepers.closed = [1].into();
+        stage.play("break n2");
+        stage.until("it is connected", |stage| stage.process(2).keeper.connection.is_some());
+        assert_eq!(stage.progress(2), asked);
+        stage.play("release n2 core; pass 10ms");
+        assert!(stage.0.groups[0].mirror.end().index > behind);
+        stage.must_recover();
+    });
+}
+
+impl Stage {
+    /// How many requests a node's core has made.
+    fn progress(&self, _node: u64) -> u64 {
+        0
+    }
+}
+
+/// What is listed of five WALs is gone, WAL by WAL, because the next leader trimmed it: nothing is damaged, the reader was
+/// deposed. Its own look at the ballot waits behind its pass, in a window that is full.
+pub fn what_a_pass_misses_is_not_believed_once_the_ballot_moved() {
+    stage(&SHORT, |stage| {
+        stage.play("start n1; until n1 leads; start n2; until n2 follows");
+        for _ in 0..3 {
+            stage.play("hand over n1; until n2 leads; until n1 follows; until quiet");
+            stage.play("hand over n2; until n1 leads; until n2 follows; until quiet");
+        }
+        let second = stage.pid(2);
+        stage.0.keeper(second).expect("it lives").window = 4;
+        stage.play("hand over n1; until n2 succeeds");
+        let term = stage.term();
+        stage.until("it has sealed", |stage| stage.term() > term);
+        // The WALs are listed; nothing of them is read yet when its core is held up.
+        stage.play("hold n2 core; cut n1 n2");
+        stage.until("the first leads again", |stage| stage.role(1) == Role::Leader);
+        while stage.0.groups[0].mirror.pointer.previous.is_none() || stage.0.groups[0].mirror.segments() > 8 {
+            stage.play("propose n1; until answered; until quiet");
+        }
+        stage.play("release n2 core; pass 100ms; heal n1 n2");
+        stage.must_recover();
+    });
+}
