@@ -392,8 +392,7 @@ impl World {
             self.after_connection_lost(pid);
             return;
         }
-        let open: Vec<usize> =
-            (0..self.zoo.servers()).filter(|server| !self.keepers.closed.contains(server)).collect();
+        let open: Vec<usize> = (0..self.zoo.servers()).filter(|server| !self.keepers.closed.contains(server)).collect();
         let Some(server) = self.pick(&open) else {
             self.after_connection_lost(pid);
             return;

@@ -1,7 +1,8 @@
-//! Every planted bug is found: within a stated number of simulated lives, or by a golden script that is named.
+//! Every planted bug is found: within a stated number of simulated lives, or by a schedule or golden script that is named.
+//! What another rule covers is found together with that one.
 //!
-//! `BEQUEST_SEEDS` says in how many lives to look for every bug, the stated numbers aside; `BEQUEST_BUG` names one bug to
-//! look for alone. With `--nocapture` the table of what was found is printed.
+//! `BEQUEST_SEEDS` says in how many lives to look for every bug, the stated numbers aside; `BEQUEST_BUG` and
+//! `BEQUEST_SCHEDULE` name one bug to look for alone, and one schedule, with `BEQUEST_TRACE=1` line by line. With `--nocapture` the table of what was found is printed.
 
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -24,40 +25,45 @@ enum By {
     Lives(u64),
     /// By one of the first lives of this kind.
     LivesOf(&'static str, u64),
+    /// By this schedule: an invariant breaks in it.
+    Schedule(&'static str),
     /// By this golden script: something else happens in it than is written there.
     Script(&'static str),
-    /// Not at all, because it breaks nothing: another rule covers the one left out.
-    Covered(&'static str),
-    /// Not yet, for this reason. It is no part of what is claimed.
-    Open(&'static str),
+    /// Not at all, because another rule covers the one left out. Without both of them something breaks: in one of so many
+    /// lives, or in a schedule.
+    Covered { why: &'static str, beside: Bug, lives: u64 },
+    /// It is there to be planted beside another, which it covers.
+    Cover,
 }
 
 /// How each bug is found at the latest.
 fn by(bug: Bug) -> By {
     use Bug::*;
     match bug {
-        AnyIncarnationIsHeard | OldMessagesToANewLife => By::Open(
-            "It takes a disk that brings back a suffix cut off since, at exactly the WAL's end, and a heartbeat to the \
-             life before.",
-        ),
-        LateSealForgotten => By::Open(
-            "A seal is issued again until its outcome is definite; one that lands after that is not brought about.",
-        ),
-        ClosingCheckIgnored => By::Open("It takes a successor that still lists while the next one trims."),
-        PassOverTwoSessions => By::Open(
-            "It takes a new session that moves to a server that lags behind its own opening, in the middle of a pass.",
-        ),
-        ReadBeforeOwnTerm => By::Covered(
-            "A leader stands once everything in the sealed WALs is in its machine's queue (`Replica::stand`), and \
-             what it acknowledged itself it has applied: a query behind that in the queue sees both.",
-        ),
-        TermsFromPeers => By::Covered(
-            "Peers send no term that the ballot did not show first: the rule is there for damaged and forged messages.",
-        ),
-        TokenOfAnotherTerm => By::Covered(
-            "Every way out of a leadership answers its callers `Unknown` before an entry of another term can take \
-             the place of theirs (`Replica::release`).",
-        ),
+        LateSealForgotten => By::Schedule("a_seal_that_lands_late_is_given_back"),
+        PassOverTwoSessions => By::Schedule("a_pass_ends_with_its_session"),
+        ClosingCheckIgnored => By::Schedule("what_a_pass_misses_is_not_believed_once_the_ballot_moved"),
+        AnyIncarnationIsHeard => By::Schedule("a_heartbeat_to_an_earlier_life_commits_nothing"),
+        TermsFromPeers => By::Schedule("a_term_that_no_ballot_showed_deafens_nobody"),
+        OldMessagesToANewLife => By::Covered {
+            why: "Only a heartbeat tells what to commit without telling what of, and heartbeats leave in the step that made \
+                  them, behind every link that came up in it (`Core::step`).",
+            beside: TimeBeforeEvents,
+            lives: 0,
+        },
+        ReadBeforeOwnTerm => By::Covered {
+            why: "A leader stands once everything in the sealed WALs is in its machine's queue (`Replica::stand`), and \
+                  what it acknowledged itself it has applied: a query behind that in the queue sees both.",
+            beside: SuccessorKnowsNoCommit,
+            lives: 50,
+        },
+        TokenOfAnotherTerm => By::Covered {
+            why: "Every way out of a leadership answers its callers `Unknown` before an entry of another term can take \
+                  the place of theirs (`Replica::release`).",
+            beside: TokensOutliveLeadership,
+            lives: 50,
+        },
+        SuccessorKnowsNoCommit | TokensOutliveLeadership | TimeBeforeEvents => By::Cover,
         PassBehindWhatIsCommitted => By::Script("entries_and_the_order_to_fetch_in_one_step.txt"),
         ApplyInTheMiddleOfARestore => By::Script("a_restore_is_not_disturbed_by_a_write_that_ends.txt"),
         // The order of requests is the rule.
@@ -67,11 +73,16 @@ fn by(bug: Bug) -> By {
     }
 }
 
+type Life = (u64, &'static str, String);
+type Schedule = (&'static str, String);
+
 /// What showed a bug.
 struct Found {
-    life: Option<(u64, &'static str, String)>,
-    schedules: Vec<(&'static str, String)>,
+    life: Option<Life>,
+    schedules: Vec<Schedule>,
     scripts: Vec<String>,
+    /// The life or schedule that showed it beside the bug it is covered by.
+    pair: Option<(Option<Life>, Vec<Schedule>)>,
 }
 
 fn mix_named(name: &str) -> &'static Mix {
@@ -79,7 +90,7 @@ fn mix_named(name: &str) -> &'static Mix {
 }
 
 /// The first life that shows the bug, and what it showed.
-fn lives(bugs: &[Bug], kind: Option<&'static str>, most: u64) -> Option<(u64, &'static str, String)> {
+fn lives(bugs: &[Bug], kind: Option<&'static str>, most: u64) -> Option<Life> {
     (0..most).find_map(|seed| {
         let mix = kind.map_or_else(|| mix::of_seed(seed), mix_named);
         let lived = with(bugs, || World::new(seed, mix, false).live(steps()));
@@ -98,8 +109,9 @@ fn scripts(bugs: &[Bug]) -> Vec<String> {
 }
 
 /// The schedules in which something breaks, and what.
-fn broken(bugs: &[Bug]) -> Vec<(&'static str, String)> {
-    let plays = schedules::ALL.iter();
+fn broken(bugs: &[Bug]) -> Vec<Schedule> {
+    let only = std::env::var("BEQUEST_SCHEDULE").ok();
+    let plays = schedules::ALL.iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == name));
     plays.filter_map(|(name, play)| with(bugs, play).err().map(|what| (*name, what))).collect()
 }
 
@@ -115,32 +127,50 @@ fn look_for(bug: Bug, lives_each: Option<u64>) -> Found {
     let (kind, most) = match by(bug) {
         By::Lives(most) => (None, most),
         By::LivesOf(kind, most) => (Some(kind), most),
-        By::Script(_) | By::Covered(_) | By::Open(_) => (None, 0),
+        By::Script(_) | By::Schedule(_) | By::Covered { .. } | By::Cover => (None, 0),
+    };
+    let pair = match by(bug) {
+        By::Covered { beside, lives: most, .. } => {
+            let both = &[bug, beside];
+            Some((lives(both, None, lives_each.unwrap_or(most)), broken(both)))
+        }
+        _ => None,
     };
     let bugs = &[bug];
-    Found {
-        life: lives(bugs, kind, lives_each.unwrap_or(most)),
-        schedules: broken(bugs),
-        scripts: scripts(bugs),
+    let life = lives(bugs, kind, lives_each.unwrap_or(most));
+    Found { life, schedules: broken(bugs), scripts: scripts(bugs), pair }
+}
+
+/// The beginning of what was said, fit for a table.
+fn short(what: &str) -> String {
+    let what: String = what.lines().next().unwrap_or_default().chars().take(100).collect();
+    what.replace('|', "/").replace('`', "")
+}
+
+/// The life, or else the schedule, that showed something.
+fn shown(life: Option<&Life>, schedules: &[Schedule]) -> String {
+    match (life, schedules) {
+        (Some((life, mix, what)), _) => format!("life {life} ({mix}): `{}`", short(what)),
+        (None, [(name, what), ..]) => format!("schedule `{name}`: `{}`", short(what)),
+        (None, []) => String::new(),
     }
 }
 
 fn row(bug: Bug, found: &Found) -> String {
-    if let (By::Covered(why) | By::Open(why), None) = (by(bug), &found.life) {
-        return format!("| `{bug:?}` | {} | {why} |", bug.words());
+    let by_itself = shown(found.life.as_ref(), &found.schedules);
+    if let (By::Covered { why, beside, .. }, Some((life, schedules))) = (by(bug), &found.pair) {
+        let pair = shown(life.as_ref(), schedules);
+        return format!(
+            "| `{bug:?}` | {} | {why} | `{beside:?}`: {} | {pair} |{by_itself}",
+            bug.words(),
+            beside.words()
+        );
     }
-    let life = match &found.life {
-        Some((life, mix, what)) => {
-            let what: String = what.lines().next().unwrap_or_default().chars().take(100).collect();
-            format!("life {life} ({mix}): `{}`", what.replace('|', "/").replace('`', ""))
-        }
-        None => String::new(),
-    };
     let scripts = match &found.scripts[..] {
         [] => String::new(),
         [first, rest @ ..] => format!("{} ({} in all)", first.trim_end_matches(".txt"), rest.len() + 1),
     };
-    format!("| `{bug:?}` | {} | {life} | {scripts} |", bug.words())
+    format!("| `{bug:?}` | {} | {by_itself} | {scripts} |", bug.words())
 }
 
 /// The core with no bug in it, in the same lives: what is found there says nothing about bugs.
@@ -163,6 +193,7 @@ fn where_no_bug_is_planted_nothing_is_found() {
     });
     let wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
     assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(broken(&[]), [], "schedules");
 }
 
 #[test]
@@ -194,9 +225,13 @@ fn every_planted_bug_is_found() {
         let as_stated = match by(*bug) {
             By::Lives(_) | By::LivesOf(..) => found.life.is_some(),
             By::Script(name) => found.scripts.iter().any(|script| script == name),
-            // Else it was not covered after all.
-            By::Covered(_) => found.life.is_none() && found.scripts.is_empty(),
-            By::Open(_) => true,
+            By::Schedule(name) => found.schedules.iter().any(|(schedule, _)| *schedule == name),
+            // Else it was not covered after all, or by something else.
+            By::Covered { .. } => {
+                let alone = found.life.is_some() || !found.schedules.is_empty() || !found.scripts.is_empty();
+                !alone && found.pair.as_ref().is_some_and(|(life, schedules)| life.is_some() || !schedules.is_empty())
+            }
+            By::Cover => true,
         };
         if !as_stated {
             wrong.push((bug, by(*bug)));

@@ -13,7 +13,6 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use bequest::Role;
 
 use crate::dice::Dice;
-use crate::golden::stage::CALM;
 use crate::mix::{Micros, Mix, SECOND};
 use crate::process::Process;
 use crate::setting;
@@ -41,7 +40,7 @@ schedules! {
     passes::a_pass_ends_with_its_session,
     passes::what_a_pass_misses_is_not_believed_once_the_ballot_moved,
     lives::a_heartbeat_to_an_earlier_life_commits_nothing,
-    lives::what_is_due_to_an_earlier_life_commits_nothing,
+    lives::a_heartbeat_due_as_a_new_life_is_met_commits_nothing,
     lives::a_term_that_no_ballot_showed_deafens_nobody,
 }
 

@@ -6,7 +6,6 @@ use bequest_recovery::path::GroupPaths;
 use super::{stage, Stage};
 use crate::genesis;
 use crate::golden::stage::CALM;
-use crate::keeper::SESSION_TIMEOUT;
 use crate::mix::Mix;
 
 /// One node, so that nobody else puts right what it does not.
@@ -26,17 +25,17 @@ pub fn a_seal_that_lands_late_is_given_back() {
         stage.play("start n1; until n1 leads; propose n1; until answered");
         let term = stage.term();
         stage.quota(true);
-        stage.play("propose n1; until n1 follows; until n1 succeeds; hold n1 requests; pass 2ms");
+        stage.play("propose n1; until n1 follows; until n1 succeeds; hold n1 requests; pass 2ms; release n1 requests");
         assert!(stage.0.groups[0].mirror.ballot.0.vacant, "the seal was not served");
-        // What is left in the socket is served by hand.
-        stage.0.keepers.down = true;
+        // What is left in the socket lies there until its client is connected again and has asked once more.
+        stage.0.strikes.scripted = true;
         let asked = stage.0.in_socket(stage.pid(1));
-        stage.play(&format!("break n1 leaving {asked}; release n1 requests; pass 30ms"));
-        stage.0.keepers.down = false;
-        stage.until("the seal is refused", |stage| stage.role(1) == Role::Follower);
+        stage.play(&format!("break n1 leaving {asked}"));
+        stage.until("the second attempt is refused", |stage| stage.role(1) == Role::Follower);
+        assert_eq!((stage.0.zoo.adrift(), stage.term()), (1, term), "the first attempt is still on its way");
         stage.quota(false);
-        stage.until("the seal lands", |stage| stage.term() > term);
-        assert!(stage.0.now < SESSION_TIMEOUT * 10, "{}", stage.0.situation());
+        stage.until("the first attempt lands", |stage| stage.term() > term);
+        assert_eq!(stage.role(1), Role::Follower);
         stage.must_recover();
     });
 }
