@@ -6,6 +6,7 @@
 
 mod lives;
 mod passes;
+mod reads;
 mod seals;
 
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -21,6 +22,7 @@ use crate::world::{Happening, Pid, Place, World};
 macro_rules! schedules {
     ($($file:ident::$name:ident,)*) => {
         /// All of them, by name.
+        #[cfg(planted)]
         pub const ALL: &[(&str, fn())] = &[$((stringify!($name), $file::$name),)*];
 
         #[cfg(not(planted))]
@@ -42,6 +44,7 @@ schedules! {
     lives::a_heartbeat_to_an_earlier_life_commits_nothing,
     lives::a_heartbeat_due_as_a_new_life_is_met_commits_nothing,
     lives::a_term_that_no_ballot_showed_deafens_nobody,
+    reads::a_read_sees_what_was_replayed,
 }
 
 /// A world without chance or faults of its own, as golden scripts have it, in which a stop is a failure.
