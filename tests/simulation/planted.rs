@@ -66,8 +66,9 @@ fn by(bug: Bug) -> By {
         SuccessorKnowsNoCommit | TokensOutliveLeadership | TimeBeforeEvents => By::Cover,
         PassBehindWhatIsCommitted => By::Script("entries_and_the_order_to_fetch_in_one_step.txt"),
         ApplyInTheMiddleOfARestore => By::Script("a_restore_is_not_disturbed_by_a_write_that_ends.txt"),
-        // The order of requests is the rule.
-        PassWithoutOpening => By::Script("a_damaged_segment_stops_the_group.txt"),
+        PassWithoutOpening => By::Schedule("a_pass_is_opened_on_its_own_session"),
+        ReadByAnEarlierFence => By::Schedule("a_read_is_not_confirmed_by_what_was_asked_before_it"),
+        DeposedAnswersDone => By::Schedule("a_deposed_leader_answers_nothing_as_done"),
         SealBySupersededProcess => By::LivesOf("twins", 50),
         _ => By::Lives(50),
     }

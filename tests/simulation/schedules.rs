@@ -39,12 +39,15 @@ macro_rules! schedules {
 
 schedules! {
     seals::a_seal_that_lands_late_is_given_back,
+    passes::a_pass_is_opened_on_its_own_session,
     passes::a_pass_ends_with_its_session,
     passes::what_a_pass_misses_is_not_believed_once_the_ballot_moved,
     lives::a_heartbeat_to_an_earlier_life_commits_nothing,
     lives::a_heartbeat_due_as_a_new_life_is_met_commits_nothing,
     lives::a_term_that_no_ballot_showed_deafens_nobody,
     reads::a_read_sees_what_was_replayed,
+    reads::a_read_is_not_confirmed_by_what_was_asked_before_it,
+    reads::a_deposed_leader_answers_nothing_as_done,
 }
 
 /// A world without chance or faults of its own, as golden scripts have it, in which a stop is a failure.
