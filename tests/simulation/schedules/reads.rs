@@ -36,12 +36,12 @@ pub fn a_read_is_not_confirmed_by_what_was_asked_before_it() {
     });
 }
 
-/// An append lies in its socket until another node leads, and has something else at its index.
+/// An append lies in its socket until another node leads, and has something else at its indexes.
 pub fn a_deposed_leader_answers_nothing_as_done() {
     stage(&CALM, |stage| {
         stage.play("start n1; until n1 leads; start n2; until n2 follows; propose n1; until answered; until quiet");
-        stage.play("cut n1 n2; hold n1 requests; propose n1 x3; pass 5ms; until n2 leads; release n1 requests");
-        stage.play("until answered; heal n1 n2");
+        stage.play("cut n1 n2; hold n1 requests; propose n1 x3; pass 5ms; until n2 leads; propose n2 x3");
+        stage.play("release n1 requests; pass 5ms; heal n1 n2; until answered");
         stage.must_recover();
     });
 }
