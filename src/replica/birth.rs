@@ -155,7 +155,8 @@ impl Replica {
         assert!(log.position(tail.end.index) == Some(tail.end), "log does not hold the WAL's end: {:?}", tail.end);
         // An observer must not read ahead of the leader, who may not know yet that the end is committed. A successor
         // knows: what the sealed WALs hold is committed by its own leadership, never dropped.
-        commit = if sealed { tail.end.index } else { commit.min(log.last().index) };
+        let sealed_is_committed = sealed && !planted!(SuccessorKnowsNoCommit);
+        commit = if sealed_is_committed { tail.end.index } else { commit.min(log.last().index) };
         commit = commit.max(handed).max(log.base().index);
         assert!(commit <= tail.end.index.max(commit.min(log.last().index)), "committed beyond the log: {commit}");
         let term = if sealed { term } else { term.max(local_term) };

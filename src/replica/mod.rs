@@ -112,6 +112,9 @@ impl Core {
             return effects;
         }
         let out = &mut effects.list;
+        if planted!(TimeBeforeEvents) {
+            self.time(now, out);
+        }
         for event in events {
             self.event(now, event, out);
             if self.halted(out) {

@@ -1,5 +1,6 @@
 //! The end of a replica's work on this node, and of a leadership: who waits is answered.
 
+use bequest_recovery::planted;
 use bequest_recovery::record::RecordError;
 
 use super::context::Context;
@@ -37,7 +38,9 @@ impl Replica {
 
     /// Answers everybody who waits for this leadership: what was handed to raft-rs is unknown from now on.
     pub(super) fn release(&mut self, cx: &mut Context<'_>) {
-        for (_, (_, token)) in std::mem::take(&mut self.tokens) {
+        let waiting =
+            if planted!(TokensOutliveLeadership) { Default::default() } else { std::mem::take(&mut self.tokens) };
+        for (_, (_, token)) in waiting {
             cx.push(Effect::RefuseProposal(token, ProposeError::Unknown));
         }
         if let Phase::Leader(leader) = &mut self.phase {

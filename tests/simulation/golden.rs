@@ -5,7 +5,7 @@
 mod decode;
 pub mod hold;
 mod line;
-mod peers;
+pub mod peers;
 pub mod script;
 pub mod stage;
 pub mod tale;

@@ -45,7 +45,8 @@ pub struct Client {
     pub session: Option<SessionId>,
     pub connection: Option<Connection>,
     pub number: u64,
-    window: usize,
+    /// So many requests may be on their way at once.
+    pub window: usize,
     pub urgent: VecDeque<(RequestId, Request)>,
     pub normal: VecDeque<(RequestId, Request)>,
     outstanding: VecDeque<(RequestId, bool)>,
@@ -72,6 +73,8 @@ pub struct Keepers {
     pub dragged: BTreeSet<u64>,
     /// Servers that apply nothing new.
     pub lagging: BTreeSet<usize>,
+    /// Servers that take no new connection.
+    pub closed: BTreeSet<usize>,
     /// No watch is heard of any more.
     pub deaf: bool,
     /// Which process opened a session.
@@ -397,8 +400,13 @@ impl World {
             self.after_connection_lost(pid);
             return;
         }
+        let open: Vec<usize> = (0..self.zoo.servers()).filter(|server| !self.keepers.closed.contains(server)).collect();
         let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
-        let server = roll.random_range(0..self.zoo.servers());
+        if open.is_empty() {
+            self.after_connection_lost(pid);
+            return;
+        }
+        let server = open[roll.random_range(0..open.len())];
         let Some(client) = self.keeper(pid) else { return };
         let session = match client.session {
             None => {

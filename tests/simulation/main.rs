@@ -39,6 +39,7 @@ mod process;
 mod replayed;
 #[cfg(not(planted))]
 mod scenarios;
+mod schedules;
 mod sessions;
 mod shrink;
 mod shrunk;

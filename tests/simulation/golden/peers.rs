@@ -58,6 +58,16 @@ pub fn message(bytes: &Bytes) -> (String, bool) {
     }
 }
 
+/// A heartbeat as if it were of another term; `None` if it is none.
+pub fn of_term(bytes: &Bytes, term: u64) -> Option<Bytes> {
+    let mut envelope = Envelope::decode(bytes.clone()).ok()?;
+    let Some(Body::Raft(raft)) = &mut envelope.body else { return None };
+    let mut message = Message::parse_from_bytes(&raft.message).ok()?;
+    message.term = term;
+    raft.message = message.write_to_bytes().ok()?;
+    (message.get_msg_type() == MessageType::MsgHeartbeat).then(|| envelope.encode_to_vec().into())
+}
+
 fn raft_message(message: &Message) -> (String, bool) {
     match message.get_msg_type() {
         MessageType::MsgHeartbeat | MessageType::MsgHeartbeatResponse => ("beat".to_owned(), true),

@@ -18,7 +18,7 @@ use crate::process::number;
 use crate::world::{Happening, Pid, Place, World};
 
 /// Everything takes as long every time, and what is further away takes longer.
-const CALM: Mix = Mix {
+pub const CALM: Mix = Mix {
     name: "golden",
     clients: 1,
     servers: 1,
