@@ -5,5 +5,10 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=../build.rs");
+    // Cargo notes sources outside of a package by their absolute paths: in a target folder shared by several checkouts, it
+    // would take those of another one for these.
+    for sources in ["src", "recovery/src", "tests/simulation"] {
+        println!("cargo::rerun-if-changed=../../{sources}");
+    }
     println!("cargo::rustc-cfg=planted");
 }

@@ -244,7 +244,7 @@ fn every_planted_bug_is_found() {
             By::Cover => found.life.is_none() && found.schedules.is_empty(),
         };
         if !as_stated {
-            wrong.push((bug, by(*bug)));
+            wrong.push((bug, by(*bug), &found.schedules, &found.scripts));
         }
     }
     assert!(wrong.is_empty(), "not as stated: {wrong:#?}");
