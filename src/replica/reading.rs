@@ -245,7 +245,9 @@ impl Replica {
 
     /// Whether ZooKeeper still shows everything this node knows it to have held.
     fn behind_known(&self, tail: &Tail) -> Option<GroupError> {
-        let known = self.known.position;
+        // What is committed was there too, also where the machine has to begin with an older snapshot.
+        let (committed, _) = self.local_reach();
+        let known = if committed.index > self.known.position.index { committed } else { self.known.position };
         if self.known.term > self.seen.as_ref().map_or(0, |seen| seen.ballot.term) {
             let found = self.seen.as_ref().map_or(0, |seen| seen.ballot.term);
             return Some(GroupError::WentBackwards {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::death::Death;
 use crate::dice::Part;
 use crate::genesis;
-use crate::mix::{delay, Micros, Mix, MILLI, QUIET, SECOND};
+use crate::mix::{delay, Machines, Micros, Mix, MILLI, QUIET, SECOND};
 use crate::network::Block;
 use crate::world::{Pid, Place, World};
 
@@ -313,6 +313,30 @@ fn a_node_that_returns_to_an_older_zookeeper_refuses_it() {
     let backup = world.zoo.backup();
     world.write_for(SECOND);
     world.must_converge();
+    for pid in world.pids() {
+        world.kill(pid, Death::Process);
+    }
+    world.zoo.roll_back(&backup);
+    for error in everybody_stops(&mut world, 30 * SECOND) {
+        assert!(matches!(error, GroupError::WentBackwards { .. }), "{error}");
+    }
+}
+
+#[test]
+fn what_was_committed_is_missed_also_by_a_node_that_needs_an_older_snapshot() {
+    const TIGHT: Mix = Mix { name: "tight", machines: Machines::Volatile, wal_segments: 20, ..QUIET };
+    let mut world = serving(&TIGHT);
+    world.hostile = true;
+    world.write_for(3 * SECOND);
+    assert!(world.groups[0].mirror.pointer.previous.is_some(), "two snapshots are there to begin with");
+    let backup = world.zoo.backup();
+    let end = world.groups[0].mirror.end().index;
+    world.write_for(3 * SECOND);
+    world.must_converge();
+    for place in world.places() {
+        let log = world.disks[&place].group(0).log.expect("a log is there");
+        assert!(log.base.index > end, "{place:?}: no snapshot reaches to where its log begins");
+    }
     for pid in world.pids() {
         world.kill(pid, Death::Process);
     }
