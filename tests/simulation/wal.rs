@@ -82,6 +82,12 @@ impl Mirror {
         self.segments.len()
     }
 
+    /// Whether every segment that was there when ZooKeeper went back is there again.
+    pub fn is_whole(&self, zoo: &ZooModel) -> bool {
+        let path = |(first, place): (&u64, &Place)| self.paths.segment(place.wal, place.ordinal, *first);
+        self.segments.iter().map(path).all(|path| zoo.head().get(&path).is_some())
+    }
+
     /// Takes in what was committed since the last time.
     pub fn follow(&mut self, zoo: &ZooModel, counts: &mut Counts) {
         if zoo.generation() != 0 {
