@@ -21,7 +21,7 @@ struct Wait {
 const PATIENCE: Micros = 2 * SECOND;
 
 // What the steps are drawn from: everything, what passes quickly, and what is rare.
-const STEPS: [&[Step]; 3] = [
+const STEPS: [&[Step]; 4] = [
     &Step::ALL,
     &[
         Step::Restoring,
@@ -33,7 +33,13 @@ const STEPS: [&[Step]; 3] = [
         Step::Trimming,
     ],
     &[Step::SteppingDown, Step::Restoring, Step::Challenging],
+    &[Step::SteppingDown, Step::Restoring, Step::Challenging, Step::Sealing, Step::Reading],
 ];
+
+// The last of them is for faults that seldom find what they need in steps that seldom come.
+const RARE: usize = STEPS.len() - 1;
+const RARE_FAULTS: [Fault; 6] =
+    [Fault::DiskWrite, Fault::DiskSync, Fault::DiskFull, Fault::Member, Fault::Older, Fault::Twin];
 
 /// Those that wait.
 #[derive(Debug, Default)]
@@ -48,6 +54,8 @@ impl World {
                 continue;
             }
             let (mut roll, until) = (self.roll(Part::Aim(place)), self.now + PATIENCE);
+            let mut blows = blows.clone();
+            blows.retain(|blow| place != RARE || matches!(blow, Blow::Drawn(fault) if RARE_FAULTS.contains(fault)));
             let drawn = roll.pick(&blows).zip(roll.pick(steps));
             self.waiting.0[place] = drawn.map(|(blow, step)| Wait { blow, step, until, roll });
         }
@@ -74,15 +82,18 @@ impl World {
     pub fn strike_aimed(&mut self, pid: Pid) {
         let place = self.processes.get(&pid).map(|process| process.place);
         let synced = place.and_then(|place| self.disks.get(&place)).is_none_or(|disk| disk.unsynced() == 0);
+        let connection = self.processes.get(&pid).and_then(|process| process.keeper.connection);
+        let connected = connection.is_some() && self.troubles.servers.is_empty();
         let kind = |blow| match blow {
             Blow::Drawn(Fault::DiskWrite | Fault::DiskFull) => false,
             Blow::Drawn(Fault::DiskSync) => !synced,
+            Blow::Drawn(Fault::Member) => connected,
             Blow::Drawn(_) => true,
             _ => false,
         };
         let (Some((Blow::Drawn(fault), mut roll)), Some(place)) = (self.moment(pid, kind), place) else { return };
         let mut aim = self.aim(&mut roll);
-        if let Some(connection) = self.processes.get(&pid).and_then(|process| process.keeper.connection) {
+        if let Some(connection) = connection {
             aim.server = connection.server;
         }
         if aim.from != place.node {

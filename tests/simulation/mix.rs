@@ -371,6 +371,10 @@ pub const MIXES: &[Mix] = &[
             power: 6,
             wipe: 2,
             hand_over: 4,
+            pause: 4,
+            partition: 4,
+            quota: 2,
+            veto: 4,
             ..NOTHING
         },
         calm: delay(2 * MILLI, 200 * MILLI),

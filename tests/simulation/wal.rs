@@ -82,10 +82,13 @@ impl Mirror {
         self.segments.len()
     }
 
-    /// Whether every segment that was there when ZooKeeper went back is there again.
+    /// Whether the last segment that was there when ZooKeeper went back is there again, and so all before it, since each
+    /// is appended to the one before.
     pub fn is_whole(&self, zoo: &ZooModel) -> bool {
-        let path = |(first, place): (&u64, &Place)| self.paths.segment(place.wal, place.ordinal, *first);
-        self.segments.iter().map(path).all(|path| zoo.head().get(&path).is_some())
+        let last = self.segments.iter().next_back();
+        last.is_none_or(|(first, place)| {
+            zoo.head().get(&self.paths.segment(place.wal, place.ordinal, *first)).is_some()
+        })
     }
 
     /// Takes in what was committed since the last time.
