@@ -295,7 +295,7 @@ impl World {
             process.frozen.push(Happening::MachineJob(pid, group));
             return;
         }
-        if self.durable && self.disk_broken(pid) {
+        if self.durable && (self.disk_broken(pid) || self.read_fails(pid)) {
             return;
         }
         let struck = self.job_struck(pid);
