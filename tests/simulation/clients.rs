@@ -1,18 +1,22 @@
-//! Clients: writes, writes through sessions with retries, and reads, at whichever node they like.
+//! Clients: writes and transfers, with and without sessions and retries, reads and scans, at whichever node they like.
 
 use std::collections::BTreeMap;
 
 use bequest::apply::Answer;
 use bequest::command::{Command, SessionRequest};
-use bequest::replica::event::{Event, Token};
+use bequest::replica::event::{Event, MachineEvent, Token};
 use bequest::{ProposeError, ReadError};
 use rand::Rng;
 
+use crate::blows::Blow;
 use crate::dice::{Organ, Part, Roll};
+use crate::history::Known;
 use crate::host::Output;
+use crate::ledger::{between, transfer, ACCOUNTS};
 use crate::machine::{answered_index, command, KEYS};
 use crate::pairs::strike::Outcome;
 use crate::process::{number, Process};
+use crate::steps::Step;
 use crate::world::{Group, Happening, Pid, World};
 
 // A process that owes this many answers is asked nothing more.
@@ -26,7 +30,8 @@ pub enum Purpose {
     Write { value: u64 },
     InSession { client: u64, value: u64, request: SessionRequest },
     Open { client: u64 },
-    Read { key: u64, floor: u64 },
+    Read { key: u64, known: Known },
+    Scan { known: Known },
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +97,8 @@ impl World {
         let act = roll.random_range(0..100);
         let Some(pid) = self.somebody(&mut roll, group) else { return };
         match act {
-            0..25 => self.read(group, pid),
+            0..18 => self.read(group, pid),
+            18..25 => self.scan(group, pid),
             25..55 => self.write(group, pid),
             _ => self.write_in_session(&mut roll, group, pid, client),
         }
@@ -112,7 +118,13 @@ impl World {
     /// A linearizable read of some key.
     pub fn read(&mut self, group: usize, pid: Pid) {
         let key = self.roll(Part::Keys(group)).random_range(0..KEYS);
-        let token = self.ask(group, pid, Purpose::Read { key, floor: self.groups[group].history.floor });
+        let token = self.ask(group, pid, Purpose::Read { key, known: self.groups[group].history.known() });
+        self.tell(pid, Event::Read { group: number(group), token });
+    }
+
+    /// A linearizable look at all lists and accounts at once.
+    pub fn scan(&mut self, group: usize, pid: Pid) {
+        let token = self.ask(group, pid, Purpose::Scan { known: self.groups[group].history.known() });
         self.tell(pid, Event::Read { group: number(group), token });
     }
 
@@ -126,10 +138,17 @@ impl World {
     }
 
     fn new_value(&mut self, group: usize) -> (u64, u64) {
-        let key = self.roll(Part::Keys(group)).random_range(0..KEYS);
+        let mut roll = self.roll(Part::Keys(group));
+        let key = roll.random_range(0..KEYS);
         let clients = &mut self.groups[group].clients;
         clients.values += 1;
-        (key, clients.values)
+        let value = clients.values;
+        if roll.random_ratio(1, 4) {
+            let from = roll.random_range(0..ACCOUNTS);
+            let to = (from + roll.random_range(1..ACCOUNTS)) % ACCOUNTS;
+            return (transfer(from, to), value);
+        }
+        (key, value)
     }
 
     // Equal bytes for equal values: a retry is the same command.
@@ -257,13 +276,16 @@ impl World {
             }
             Purpose::Write { .. } | Purpose::InSession { .. } => {}
             Purpose::Open { client } => self.groups[group].clients.clients[client as usize].opening = false,
-            Purpose::Read { .. } => panic!("{token:?} is a read and was refused as a proposal"),
+            Purpose::Read { .. } | Purpose::Scan { .. } => {
+                panic!("{token:?} is a read and was refused as a proposal")
+            }
         }
     }
 
     pub fn read_refused(&mut self, pid: Pid, token: Token, error: &ReadError) {
         let purpose = self.answered(self.asked_of(token), pid, token);
-        assert!(matches!(purpose, Purpose::Read { .. }), "{token:?} is a proposal and was refused as a read: {error}");
+        let reads = matches!(purpose, Purpose::Read { .. } | Purpose::Scan { .. });
+        assert!(reads, "{token:?} is a proposal and was refused as a read: {error}");
         self.counts.one("read refused");
     }
 
@@ -273,6 +295,9 @@ impl World {
             process.frozen.push(Happening::MachineJob(pid, group));
             return;
         }
+        if self.durable && (self.disk_broken(pid) || self.read_fails(pid)) {
+            return;
+        }
         let struck = self.job_struck(pid);
         let Some(mut roll) = self.roll_of(pid, Organ::Machine(group)) else { return };
         let fails =
@@ -280,12 +305,24 @@ impl World {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let host = &mut process.replicas[group].host;
         let before = host.applied();
+        let snapshots = host.uploading();
         let output = host.work(fails);
+        let failed = |output: &Output| matches!(output, Output::Event(MachineEvent::SnapshotFailed { .. }));
+        let no_view = snapshots && output.iter().any(failed);
         let after = host.applied();
         if let Some(tale) = &mut self.tale {
             tale.machine_did(self.now, pid, (before, after), &output);
         }
+        if no_view {
+            self.struck_at(Blow::NoView, Step::Snapshotting);
+        }
         self.check_applied(pid, group, before, after, &output);
+        if output.iter().any(|output| matches!(output, Output::Write(_))) {
+            if let Some(there) = self.write_fails(pid) {
+                self.machine_fails(pid, group, output, there);
+                return;
+            }
+        }
         if let Some(outcome @ (Outcome::CrashAfter | Outcome::WipeAfter)) = struck {
             self.machine_dies(pid, group, output, outcome == Outcome::WipeAfter);
             return;
@@ -302,22 +339,32 @@ impl World {
 
     /// Nothing is applied that is not in ZooKeeper, and a restored state is the one of its index.
     fn check_applied(&mut self, pid: Pid, group: usize, before: u64, after: u64, output: &[Output]) {
+        if self.knows_no_better(pid, group) {
+            return;
+        }
         let end = self.groups[group].mirror.end().index;
+        if after > end && self.is_whole_again(group) {
+            return;
+        }
         assert!(after <= end, "I1: {pid:?} applied {after}, the log in zookeeper ends at {end}");
         if output.iter().any(|output| matches!(output, Output::Restored)) {
             self.counts.one("restore finished");
             self.note(("restored", pid.0, after), || format!("{pid:?} restored the state at {after}"));
-            for key in 0..KEYS {
-                let list = self.processes[&pid].replicas[group].host.list(key);
-                assert_eq!(
-                    list,
-                    self.groups[group].history.list(key, after),
-                    "I4: {pid:?} restored another state of {after}, key {key}"
-                );
-            }
+            self.check_state(pid, group);
         } else {
             assert!(after >= before, "{pid:?} went back from {before} to {after} without a restore");
         }
+    }
+
+    /// A machine's state is the one of its index.
+    pub fn check_state(&self, pid: Pid, group: usize) {
+        let (host, history) = (&self.processes[&pid].replicas[group].host, &self.groups[group].history);
+        let (applied, (accounts, lists)) = (host.applied(), host.scan());
+        for (key, list) in (0..).zip(lists) {
+            assert_eq!(list, history.list(key, applied), "I4: {pid:?} has another state of {applied}, key {key}");
+        }
+        accounts.check();
+        assert_eq!(accounts, history.accounts(applied), "I4: {pid:?} has other accounts at {applied}");
     }
 
     /// A machine's process dies right behind a job: what it did is done, and nobody is told.
@@ -327,10 +374,17 @@ impl World {
         self.kill_now(pid, wipe);
     }
 
+    /// A machine's state could not be written: nobody is told of what it did.
+    fn machine_fails(&mut self, pid: Pid, group: usize, mut output: Vec<Output>, there: bool) {
+        output.retain(|output| matches!(output, Output::Took(_)) || there && matches!(output, Output::Write(_)));
+        self.machine_output(pid, group, output);
+    }
+
     pub fn machine_output(&mut self, pid: Pid, group: usize, output: Vec<Output>) {
         for output in output {
             match output {
                 Output::Event(event) => self.tell(pid, Event::Machine(number(group), event)),
+                Output::Took(_) if self.knows_no_better(pid, group) => {}
                 Output::Took(took) => self.groups[group].history.took(pid, took),
                 Output::Write(state) => {
                     if let Some(place) = self.processes.get(&pid).map(|process| process.place) {
@@ -346,6 +400,9 @@ impl World {
 
     fn proposal_answered(&mut self, pid: Pid, group: usize, token: Token, answer: &Answer) {
         let purpose = self.answered(group, pid, token);
+        if self.answers_elsewhere(pid, group, token.0, false) {
+            return;
+        }
         let end = self.groups[group].mirror.end().index;
         match (purpose, answer) {
             (Purpose::Open { client }, Answer::Opened { session }) => {
@@ -381,17 +438,34 @@ impl World {
         self.groups[group].history.acknowledged(value, index, end);
         self.groups[group].clients.acknowledged += 1;
         self.counts.one("acknowledged");
+        if between(self.groups[group].history.writes[&value].key).is_some() {
+            self.counts.one("transfer acknowledged");
+        }
         self.note(("acknowledged", value, index), || format!("value {value} is acknowledged at {index}"));
     }
 
     fn query(&mut self, pid: Pid, group: usize, token: Token) {
         let purpose = self.answered(group, pid, token);
-        let Purpose::Read { key, floor } = purpose else { panic!("{token:?} was answered as a read: {purpose:?}") };
+        if self.answers_elsewhere(pid, group, token.0, true) {
+            return;
+        }
         let host = &self.processes[&pid].replicas[group].host;
-        let (applied, list) = (host.applied(), host.list(key));
+        let applied = host.applied();
         let Group { history, clients, .. } = &mut self.groups[group];
-        history.read(pid, floor, applied, key, &list);
         clients.answered += 1;
+        let (key, known) = match purpose {
+            Purpose::Read { key, known } => (key, known),
+            Purpose::Scan { known } => {
+                let (accounts, lists) = host.scan();
+                history.scan(pid, &known, applied, &lists, &accounts);
+                self.counts.one("scan");
+                self.note(("scan", applied), || format!("{pid:?} answers a scan at {applied}"));
+                return;
+            }
+            purpose => panic!("{token:?} was answered as a read: {purpose:?}"),
+        };
+        let list = host.list(key);
+        history.read(pid, &known, applied, key, &list);
         if let Some(tale) = &mut self.tale {
             tale.read_answered(self.now, pid, token, applied, &list);
         }

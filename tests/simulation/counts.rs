@@ -2,9 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use crate::blows::Blows;
+
 /// How often each thing happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts(BTreeMap<String, u64>);
+pub struct Counts {
+    things: BTreeMap<String, u64>,
+    /// Faults, by what they hit.
+    pub blows: Blows,
+}
 
 /// Without these the runs show nothing: at least once in a suite of full size.
 pub const IMPORTANT: &[&str] = &[
@@ -18,8 +24,16 @@ pub const IMPORTANT: &[&str] = &[
     "dead: while leading",
     "dead: while succeeding",
     "dead: while being born",
+    "disk: damage was read",
+    "disk: damaged and moved aside",
+    "disk: full",
+    "disk: group damaged and removed",
+    "disk: log damaged",
     "disk: older",
+    "disk: sync failed",
+    "disk: too full to start",
     "disk: wiped",
+    "disk: write failed",
     "all dead at once",
     "killed between two effects",
     "late application",
@@ -31,22 +45,27 @@ pub const IMPORTANT: &[&str] = &[
     "read",
     "read refused",
     "restore finished",
+    "scan",
     "seal refused",
     "seal won",
     "session expired",
     "snapshot pointer moved",
+    "stopped: denied",
     "stale read by a lagging server",
+    "transfer acknowledged",
     "trimmed segment",
     "vacated",
     "suffix adopted",
+    "zookeeper elects",
+    "zookeeper server down",
 ];
 
 impl Counts {
     pub fn add(&mut self, what: &str, count: u64) {
-        match self.0.get_mut(what) {
+        match self.things.get_mut(what) {
             Some(sum) => *sum += count,
             None => {
-                self.0.insert(what.to_owned(), count);
+                self.things.insert(what.to_owned(), count);
             }
         }
     }
@@ -56,13 +75,14 @@ impl Counts {
     }
 
     pub fn get(&self, what: &str) -> u64 {
-        self.0.get(what).copied().unwrap_or(0)
+        self.things.get(what).copied().unwrap_or(0)
     }
 
     pub fn merge(&mut self, other: &Self) {
-        for (what, count) in &other.0 {
+        for (what, count) in &other.things {
             self.add(what, *count);
         }
+        self.blows.merge(&other.blows);
     }
 
     /// The important things that never happened.
@@ -73,6 +93,6 @@ impl Counts {
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|(what, count)| writeln!(f, "{count:>12}  {what}"))
+        self.things.iter().try_for_each(|(what, count)| writeln!(f, "{count:>12}  {what}"))
     }
 }

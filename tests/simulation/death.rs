@@ -26,6 +26,10 @@ impl World {
             self.die(pid, Death::Exit);
             return;
         }
+        if matches!(error, bequest::NodeError::Denied { .. }) && self.was_denied(pid) {
+            self.started_again(pid);
+            return;
+        }
         let node = self.processes.get(&pid).map_or(0, |process| process.place.node);
         assert!(
             self.twins.contains_key(&node)
@@ -104,6 +108,8 @@ impl World {
     pub fn resume(&mut self, pid: Pid) {
         let Some(process) = self.processes.get_mut(&pid).filter(|process| process.paused) else { return };
         process.paused = false;
+        let stood = process.clock.go_on(self.now);
+        process.keeper.clock_stood(stood);
         let frozen = std::mem::take(&mut process.frozen);
         for (place, happening) in frozen.into_iter().enumerate() {
             self.after(1 + place as Micros, happening);

@@ -74,6 +74,10 @@ pub enum Part {
     Client(usize, u64),
     /// What the clients of a group write and read.
     Keys(usize),
+    /// A fault that waits for its moment.
+    Aim(usize),
+    /// What goes wrong with a place's disk.
+    Trouble(Place),
 }
 
 impl fmt::Display for Life {
@@ -116,6 +120,8 @@ impl fmt::Display for Part {
             Self::Sockets => f.write_str("sockets"),
             Self::Client(group, client) => write!(f, "g{group}/client{client}"),
             Self::Keys(group) => write!(f, "g{group}/keys"),
+            Self::Aim(aim) => write!(f, "aim{aim}"),
+            Self::Trouble(place) => write!(f, "{place}/trouble"),
         }
     }
 }

@@ -1,4 +1,8 @@
 //! A node's disk: what was written, and what of it a loss of power leaves.
+//!
+//! It is what a store on RocksDB shows, whose log holds one record for each atomic batch: after a crash the store reads
+//! that log up to the first record that is not whole. So a batch is there or not, never a part of it, for all groups,
+//! logs and machines up to the same point. `src/driver/disk/tests/power.rs` holds the two against each other.
 
 use std::collections::BTreeMap;
 
@@ -40,10 +44,18 @@ pub struct GroupFiles {
 pub struct Disk {
     /// As the operating system would show it.
     pub written: Files,
-    synced: Files,
-    unsynced: Vec<Write>,
-    older: Option<Files>,
+    // What is in data files, and the log of what came after.
+    flushed: Files,
+    log: Vec<Write>,
+    // So many records of the log are synced.
+    synced: usize,
+    copies: Vec<Files>,
 }
+
+// So long a log is turned into data files.
+const LOG_MAX: usize = 200;
+// Older states of a disk that are kept: the first, which is the oldest, for good.
+const COPIES_MAX: usize = 3;
 
 impl Files {
     fn apply(&mut self, write: &Write) {
@@ -58,46 +70,77 @@ impl Disk {
     /// Carries out a write.
     pub fn write(&mut self, write: Write) {
         self.written.apply(&write);
-        self.unsynced.push(write);
+        self.log.push(write);
     }
 
     /// Remembers the cluster, synced.
     pub fn identify(&mut self, cluster: Uuid) {
         self.sync();
         self.written.identity = Some(cluster);
-        self.synced.identity = Some(cluster);
+        self.flushed.identity = Some(cluster);
     }
 
     /// Makes everything written survive a loss of power.
     pub fn sync(&mut self) {
-        self.synced = self.written.clone();
-        self.unsynced.clear();
+        self.synced = self.log.len();
+        if self.log.len() > LOG_MAX {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        self.flushed = self.written.clone();
+        self.log.clear();
+        self.synced = 0;
     }
 
     /// How many writes a loss of power may take.
     pub fn unsynced(&self) -> usize {
-        self.unsynced.len()
+        self.log.len() - self.synced
     }
 
     /// Loses all but the first `kept` writes that were not synced.
     pub fn lose_power(&mut self, kept: usize) {
-        let mut files = std::mem::take(&mut self.synced);
-        self.unsynced.iter().take(kept).for_each(|write| files.apply(write));
+        self.cut_log(self.synced + kept);
+    }
+
+    /// How many records the store's own log has.
+    pub fn logged(&self) -> usize {
+        self.log.len()
+    }
+
+    /// The store's own log is read up to here only, synced or not: a record behind is not what was written.
+    pub fn cut_log(&mut self, kept: usize) {
+        let mut files = std::mem::take(&mut self.flushed);
+        self.log.iter().take(kept).for_each(|write| files.apply(write));
         self.written = files;
-        self.sync();
+        // Who opens the store again turns what it found into data files.
+        self.flush();
+    }
+
+    /// What is damaged of a group was found so, and removed.
+    pub fn forget(&mut self, group: usize) {
+        self.written.groups.remove(&group);
+        self.flush();
     }
 
     /// Copies the directory aside.
     pub fn back_up(&mut self) {
-        self.older = Some(self.written.clone());
+        if self.copies.len() == COPIES_MAX {
+            self.copies.remove(1);
+        }
+        self.copies.push(self.written.clone());
     }
 
-    /// Puts the copy back; `false` if there is none.
-    pub fn put_back(&mut self) -> bool {
-        let Some(files) = self.older.clone() else { return false };
-        self.written = files;
-        self.sync();
-        true
+    /// How many copies there are.
+    pub fn copies(&self) -> usize {
+        self.copies.len()
+    }
+
+    /// Puts a copy back.
+    pub fn put_back(&mut self, copy: usize) {
+        self.written = self.copies[copy].clone();
+        self.flush();
     }
 
     /// What there is of a group.

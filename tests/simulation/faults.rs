@@ -4,6 +4,7 @@ use bequest::replica::event::{Event, MachineEvent};
 use bequest_recovery::path::GroupPaths;
 use rand::Rng;
 
+use crate::blows::Blow;
 use crate::death::Death;
 use crate::dice::{Part, Roll};
 use crate::genesis;
@@ -32,27 +33,35 @@ pub enum Fault {
     Quota,
     /// A state machine is not ready to lead.
     Veto(Pid),
+    /// A disk is full.
+    DiskFull(Place),
+    /// A ZooKeeper server is down.
+    Server(usize),
+    /// ZooKeeper's servers have no leader.
+    Election,
+    /// Something is denied to everybody.
+    Denied,
 }
 
 /// Where a fault hits, and for how long. All of it is drawn, however little of it a fault needs.
-struct Aim {
-    victim: Option<(Place, Pid)>,
-    from: u64,
-    to: u64,
-    server: usize,
-    group: usize,
-    spell: Micros,
+pub struct Aim {
+    pub victim: Option<(Place, Pid)>,
+    pub from: u64,
+    pub to: u64,
+    pub server: usize,
+    pub group: usize,
+    pub spell: Micros,
 }
 
 impl Aim {
     /// The same in words, for a fault.
-    fn at(&self, fault: mix::Fault) -> String {
+    pub fn at(&self, fault: mix::Fault) -> String {
         use mix::Fault::*;
         let Self { from, to, server, group, .. } = self;
         match fault {
-            KillAll | WipeAll | Outage => "everybody".to_owned(),
-            Lag => format!("server {server}"),
-            Quota => format!("group {group}"),
+            KillAll | WipeAll | Outage | Election => "everybody".to_owned(),
+            Lag | Member => format!("server {server}"),
+            Quota | Deny => format!("group {group}"),
             OneWay => format!("n{from} to n{to}"),
             Partition | Reject | Unlink => format!("n{from} and n{to}"),
             Twin => format!("n{from}"),
@@ -83,13 +92,14 @@ impl World {
                     self.note(("fault", fault), || format!("fault: {fault:?}"));
                     self.inflict(&mut roll, fault, aim);
                 }
-                return;
+                break;
             }
             drawn -= weight;
         }
+        self.wait_for_moments();
     }
 
-    fn aim(&self, roll: &mut Roll) -> Aim {
+    pub fn aim(&self, roll: &mut Roll) -> Aim {
         let nodes = self.mix.nodes;
         let from = roll.random_range(1..=nodes);
         Aim {
@@ -103,28 +113,55 @@ impl World {
         }
     }
 
-    fn inflict(&mut self, roll: &mut Roll, fault: mix::Fault, aim: Aim) {
+    pub fn inflict(&mut self, roll: &mut Roll, fault: mix::Fault, aim: Aim) {
         use mix::Fault::*;
+        let blow = Blow::Drawn(fault);
         let Aim { victim, server, group, spell, .. } = aim;
         match (fault, victim) {
             (KillAll | WipeAll, _) => self.kill_all(roll, fault == WipeAll),
             (Outage, _) => self.outage(spell),
             (Lag, _) => {
                 self.keepers.lagging.insert(server);
+                self.struck_all(blow);
                 self.after(spell, Happening::End(Fault::Lag(server)));
             }
             (Quota, _) => {
                 self.zoo.exhaust_quota(Some(&format!("{}/", GroupPaths::new(&genesis::name(group)).genesis())));
                 self.counts.one("quota exhausted");
+                self.struck_all(blow);
                 self.after(spell, Happening::End(Fault::Quota));
             }
             (Partition | OneWay | Reject | Unlink, _) => self.between_nodes(fault, &aim),
-            (Twin, _) => self.start_twin_of(aim.from),
+            (Twin, _) => {
+                if let (Some((_, pid)), None) = (victim, self.at(Place { node: aim.from, host: 1 })) {
+                    self.struck(blow, pid);
+                }
+                self.start_twin_of(aim.from);
+            }
+            (Member, _) => self.server_dies(roll, &aim),
+            (Election, _) => self.servers_elect(roll),
+            (Deny, _) => self.deny(roll, &aim),
             (_, None) => {}
+            (DiskWrite | DiskSync | DiskFull | Flip, Some((place, pid))) => {
+                self.trouble_disk(roll, fault, (place, pid), spell);
+            }
+            (Leap | Drift | Suspend, Some((_, pid))) => self.trouble_clock(roll, fault, pid, spell),
+            (Older, Some((_, pid))) => self.kill_and_put_back(roll, pid),
+            (HandOver, Some((_, pid))) => self.hand_over(pid, group),
+            (_, Some((place, pid))) => {
+                self.struck(blow, pid);
+                self.inflict_one(roll, fault, (place, pid), spell);
+            }
+        }
+    }
+
+    /// What concerns one process alone.
+    fn inflict_one(&mut self, roll: &mut Roll, fault: mix::Fault, victim: (Place, Pid), spell: Micros) {
+        use mix::Fault::*;
+        match (fault, Some(victim)) {
             (Kill, Some((_, pid))) => self.kill(pid, Death::Process),
             (Power, Some((_, pid))) => self.kill(pid, Death::Power),
             (Wipe, Some((_, pid))) => self.kill_and_wipe(pid),
-            (Older, Some((_, pid))) => self.kill_and_put_back(roll, pid),
             (Pause, Some((_, pid))) => {
                 self.pause(pid);
                 // Half of the pauses outlive the session.
@@ -156,13 +193,23 @@ impl World {
                 self.counts.one("zookeeper slow for a node");
                 self.after(spell, Happening::End(Fault::Drag(node)));
             }
-            (HandOver, Some((_, pid))) => self.tell(pid, Event::HandOver { group: number(group) }),
             (ShutDown, Some((_, pid))) => self.shut_down(pid),
             (Veto, Some((_, pid))) => {
                 self.set_ready(pid, false);
                 self.after(spell, Happening::End(Fault::Veto(pid)));
             }
+            _ => unreachable!("inflicted elsewhere: {fault:?}"),
         }
+    }
+
+    /// Asks a leader to hand over.
+    fn hand_over(&mut self, pid: Pid, group: usize) {
+        if self.leaders(group).contains_key(&pid) {
+            if let Some(step) = self.processes[&pid].step_of(group, self.now) {
+                self.struck_at(Blow::Drawn(mix::Fault::HandOver), step);
+            }
+        }
+        self.tell(pid, Event::HandOver { group: number(group) });
     }
 
     /// Kills a process, with or without its disk; it comes back.
@@ -188,16 +235,19 @@ impl World {
 
     fn kill_and_put_back(&mut self, roll: &mut Roll, pid: Pid) {
         let Some(place) = self.processes.get(&pid).map(|process| process.place) else { return };
-        self.kill(pid, Death::Process);
-        if self.disks.entry(place).or_default().put_back() {
-            self.counts.one("disk: older");
+        let copies = self.disks.entry(place).or_default().copies();
+        if copies == 0 {
+            return;
         }
-        // The next copy is taken some time from now.
-        let delay = roll.random_range(100 * MILLI..2 * SECOND);
-        self.after(delay, Happening::DiskCopy(place));
+        self.struck(Blow::Drawn(mix::Fault::Older), pid);
+        self.kill(pid, Death::Process);
+        let copy = roll.random_range(0..copies);
+        self.disks.entry(place).or_default().put_back(copy);
+        self.counts.one("disk: older");
     }
 
     fn kill_all(&mut self, roll: &mut Roll, wipe: bool) {
+        self.struck_all(Blow::Drawn(if wipe { mix::Fault::WipeAll } else { mix::Fault::KillAll }));
         for pid in self.pids() {
             if wipe {
                 self.kill_and_wipe(pid);
@@ -214,6 +264,7 @@ impl World {
         }
         self.keepers.down = true;
         self.counts.one("zookeeper down");
+        self.struck_all(Blow::Drawn(mix::Fault::Outage));
         for pid in self.pids() {
             self.break_connection(pid, 0);
         }
@@ -225,6 +276,8 @@ impl World {
             return;
         }
         let Aim { from: one, to: other, spell, .. } = *aim;
+        let hit = [one, other].map(|node| self.at(Place { node, host: 0 }));
+        self.struck_some(Blow::Drawn(fault), &hit.into_iter().flatten().collect::<Vec<Pid>>());
         let block = if fault == mix::Fault::Reject { Block::Reject } else { Block::Silent };
         match fault {
             mix::Fault::Unlink => self.unlink(one, other),
@@ -298,7 +351,16 @@ impl World {
             Fault::Drag(node) => {
                 self.keepers.dragged.remove(&node);
             }
-            Fault::Outage => self.keepers.down = false,
+            Fault::Outage | Fault::Election => self.keepers.down = false,
+            Fault::DiskFull(place) => {
+                self.troubles.full.remove(&place);
+            }
+            Fault::Denied => self.allow(),
+            Fault::Server(server) => {
+                self.troubles.servers.remove(&server);
+                self.keepers.lagging.remove(&server);
+                self.pump();
+            }
             Fault::Veto(pid) => self.set_ready(pid, true),
             Fault::Quota => self.zoo.exhaust_quota(None),
             Fault::Lag(server) => {
@@ -323,6 +385,7 @@ impl World {
         self.keepers.lagging.clear();
         self.keepers.down = false;
         self.zoo.exhaust_quota(None);
+        self.untroubled();
         for pid in self.pids() {
             let Some(process) = self.processes.get(&pid) else { continue };
             if process.place.host != 0 || process.shutting_down {

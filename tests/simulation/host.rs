@@ -7,6 +7,7 @@ use bequest::apply::{Answer, Applier};
 use bequest::replica::event::{Apply, MachineEvent, Token};
 use bytes::Bytes;
 
+use crate::ledger::Accounts;
 use crate::machine::{self, Lists, State, Took, Window};
 
 /// Work for the machine.
@@ -68,6 +69,11 @@ impl Host {
         machine::listed(&self.applier.query(&key.to_le_bytes()).expect("the machine answers"))
     }
 
+    /// All accounts and lists, as of one moment.
+    pub fn scan(&self) -> (Accounts, Vec<Vec<u64>>) {
+        machine::scanned(&self.applier.query(&machine::scan()).expect("the machine answers"))
+    }
+
     /// Whether the machine would lead.
     pub fn set_ready(&mut self, ready: bool) {
         self.window.lock().unwrap_or_else(PoisonError::into_inner).ready = ready;
@@ -79,6 +85,17 @@ impl Host {
 
     pub fn idle(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    /// Whether a snapshot is being taken over.
+    pub fn restoring(&self) -> bool {
+        let taken = |job: &Job| matches!(job, Job::Begin(_) | Job::Finish { .. });
+        self.restore.is_some() || self.jobs.iter().any(taken)
+    }
+
+    /// Whether a snapshot is on its way out.
+    pub fn uploading(&self) -> bool {
+        self.upload.is_some() || self.jobs.iter().any(|job| matches!(job, Job::Take { .. }))
     }
 
     /// Grants an upload more chunks; it goes on outside the queue.

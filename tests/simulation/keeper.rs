@@ -7,6 +7,7 @@ use bequest_recovery::keeper::{KeeperEvent, Op, Outcome, Reply, Request, Request
 use bequest_recovery::model::{AttachError, Delivery, Late, Served, SessionId};
 use rand::Rng;
 
+use crate::blows::Blow;
 use crate::dice::{Organ, Part};
 use crate::mix::{Micros, MILLI, SECOND};
 use crate::world::{Happening, Pid, World};
@@ -107,6 +108,16 @@ impl Client {
         }
     }
 
+    /// Its clock leapt: it takes its connection to be lost for longer than it is.
+    pub fn clock_leaps(&mut self, by: Micros) {
+        self.lost_at = self.lost_at.saturating_sub(by);
+    }
+
+    /// Its clock stood still: what passed meanwhile it does not count.
+    pub fn clock_stood(&mut self, duration: Micros) {
+        self.lost_at += duration;
+    }
+
     /// From now on the ensemble hears nothing of it.
     pub fn falls_silent(&mut self, now: Micros) {
         self.silent_since.get_or_insert(now);
@@ -135,7 +146,10 @@ impl World {
     /// A core submits a request.
     pub fn submit(&mut self, pid: Pid, id: RequestId, urgency: Urgency, request: Request) {
         let Some(mut roll) = self.roll_of(pid, Organ::Requests) else { return };
-        let given_up = self.hurts(&mut roll, "given-up", self.mix.given_up);
+        let given_up = self.befalls(pid, &mut roll, Blow::GivenUp, self.mix.given_up);
+        if given_up {
+            self.struck(Blow::GivenUp, pid);
+        }
         let patience = if given_up { roll.random_range(1..20 * MILLI) } else { PATIENCE };
         let Some(client) = self.keeper(pid) else { return };
         if is_seal(&request) {
@@ -387,11 +401,12 @@ impl World {
             return;
         }
         let node = process.place.node;
+        let self_expiry = process.clock.until(SELF_EXPIRY);
         let client = &mut process.keeper;
         if client.reconnect_serial != serial || client.connection.is_some() {
             return;
         }
-        if client.session.is_some() && now > client.lost_at + SELF_EXPIRY {
+        if client.session.is_some() && now > client.lost_at + self_expiry {
             self.counts.one("session given up by its client");
             self.session_over(pid);
             return;
@@ -400,13 +415,11 @@ impl World {
             self.after_connection_lost(pid);
             return;
         }
-        let open: Vec<usize> = (0..self.zoo.servers()).filter(|server| !self.keepers.closed.contains(server)).collect();
         let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
-        if open.is_empty() {
+        let Some(server) = self.some_server(&mut roll) else {
             self.after_connection_lost(pid);
             return;
-        }
-        let server = open[roll.random_range(0..open.len())];
+        };
         let Some(client) = self.keeper(pid) else { return };
         let session = match client.session {
             None => {

@@ -1,4 +1,4 @@
-//! The state machine under test: lists of values by key, so that twice, lost and out of order all show.
+//! The state machine under test: lists of values by key, so that twice, lost and out of order all show, and accounts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -6,14 +6,20 @@ use std::sync::{Arc, Mutex};
 use bequest::{MachineError, Recovered, Restore, RowChange, Snapshot, StateMachine};
 use bytes::Bytes;
 
-/// Keys there are.
+use crate::ledger::{between, Accounts, ACCOUNTS};
+
+/// Keys of lists there are.
 pub const KEYS: u64 = 7;
+
+// Where a key is expected: all lists and accounts at once.
+const EVERYTHING: u64 = u64::MAX;
 
 /// The state as of an index, with the library's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     pub applied: u64,
     pub lists: BTreeMap<u64, Vec<u64>>,
+    pub accounts: Accounts,
     pub rows: BTreeMap<Bytes, Bytes>,
 }
 
@@ -44,7 +50,7 @@ pub struct Lists {
     window: Arc<Mutex<Window>>,
 }
 
-/// A command: append `value` to the list of `key`, padded to some size.
+/// A command: append `value` to the list of `key`, or move it if the key is a transfer's; padded to some size.
 pub fn command(key: u64, value: u64, padding: usize) -> Bytes {
     let mut bytes = Vec::with_capacity(16 + padding);
     bytes.extend_from_slice(&key.to_le_bytes());
@@ -65,6 +71,22 @@ pub fn key_and_value(command: &[u8]) -> Option<(u64, u64)> {
 /// Reads an answer of apply: the index at which the command took effect.
 pub fn answered_index(answer: &[u8]) -> Option<u64> {
     number(answer, 0)
+}
+
+/// The query that is answered with everything.
+pub fn scan() -> [u8; 8] {
+    EVERYTHING.to_le_bytes()
+}
+
+/// Reads the answer to it: the accounts, and each list by its key.
+pub fn scanned(answer: &[u8]) -> (Accounts, Vec<Vec<u64>>) {
+    let mut numbers = listed(answer).into_iter();
+    let accounts = std::array::from_fn(|_| numbers.next().expect("every account is told") as i64);
+    let mut lists = Vec::new();
+    while let Some(length) = numbers.next() {
+        lists.push(numbers.by_ref().take(length as usize).collect());
+    }
+    (Accounts(accounts), lists)
 }
 
 /// Reads an answer to a query: the values of one list.
@@ -93,7 +115,12 @@ impl StateMachine for Lists {
 
     fn apply(&mut self, index: u64, command: &[u8]) -> Bytes {
         let (key, value) = key_and_value(command).expect("clients send well-formed commands");
-        self.state.lists.entry(key).or_default().push(value);
+        match between(key) {
+            Some(between) => {
+                self.state.accounts.transfer(between, value);
+            }
+            None => self.state.lists.entry(key).or_default().push(value),
+        }
         self.window().took.push(Took { index, key, value });
         Bytes::copy_from_slice(&index.to_le_bytes())
     }
@@ -115,16 +142,26 @@ impl StateMachine for Lists {
 
     fn query(&self, query: &[u8]) -> Result<Bytes, MachineError> {
         let key = number(query, 0).ok_or_else(|| MachineError::new("no key"))?;
-        let list = self.state.lists.get(&key).map(Vec::as_slice).unwrap_or_default();
-        Ok(list.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into())
+        let list = |key: u64| self.state.lists.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let mut numbers = Vec::new();
+        if key == EVERYTHING {
+            numbers.extend(self.state.accounts.0.map(|change| change as u64));
+            for key in 0..KEYS {
+                numbers.push(list(key).len() as u64);
+                numbers.extend(list(key));
+            }
+        } else {
+            numbers.extend(list(key));
+        }
+        Ok(bytes_of(&numbers))
     }
 
     fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, MachineError> {
-        Ok(Box::new(View(self.state.lists.clone())))
+        Ok(Box::new(View(self.state.lists.clone(), self.state.accounts)))
     }
 
     fn restore(&mut self) -> Result<Box<dyn Restore + '_>, MachineError> {
-        Ok(Box::new(Incoming { machine: self, lists: BTreeMap::new() }))
+        Ok(Box::new(Incoming { machine: self, lists: BTreeMap::new(), accounts: Accounts::default() }))
     }
 
     fn ready_to_lead(&self) -> bool {
@@ -132,7 +169,11 @@ impl StateMachine for Lists {
     }
 }
 
-struct View(BTreeMap<u64, Vec<u64>>);
+fn bytes_of(numbers: &[u64]) -> Bytes {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>().into()
+}
+
+struct View(BTreeMap<u64, Vec<u64>>, Accounts);
 
 // Values of one list in one chunk: small enough for many chunks, and an unchanged part of a list is an unchanged chunk.
 const CHUNK_VALUES: usize = 16;
@@ -142,17 +183,20 @@ impl Snapshot for View {
         for (key, list) in self.0 {
             for (part, values) in list.chunks(CHUNK_VALUES).enumerate() {
                 let head = [key, (part * CHUNK_VALUES) as u64];
-                let bytes: Vec<u8> = head.iter().chain(values).flat_map(|number| number.to_le_bytes()).collect();
-                chunk(bytes.into())?;
+                chunk(bytes_of(&[&head, values].concat()))?;
             }
         }
-        Ok(())
+        if self.1.untouched() {
+            return Ok(());
+        }
+        chunk(bytes_of(&[&[EVERYTHING, 0], &self.1 .0.map(|change| change as u64)[..]].concat()))
     }
 }
 
 struct Incoming<'a> {
     machine: &'a mut Lists,
     lists: BTreeMap<u64, Vec<u64>>,
+    accounts: Accounts,
 }
 
 impl Restore for Incoming<'_> {
@@ -160,6 +204,12 @@ impl Restore for Incoming<'_> {
         let (Some(key), Some(from)) = (number(&chunk, 0), number(&chunk, 8)) else {
             return Err(MachineError::new("chunk cut short"));
         };
+        if key == EVERYTHING {
+            let changes: Result<[u64; ACCOUNTS], _> = listed(&chunk[16..]).try_into();
+            let changes = changes.map_err(|_| MachineError::new("not all accounts"))?;
+            self.accounts = Accounts(changes.map(|change| change as i64));
+            return Ok(());
+        }
         let list = self.lists.entry(key).or_default();
         if list.len() as u64 != from {
             return Err(MachineError::new(format!("chunk out of order: from={from} length={}", list.len())));
@@ -170,7 +220,8 @@ impl Restore for Incoming<'_> {
 
     fn finish(self: Box<Self>, applied: u64, rows: &[(Bytes, Bytes)]) -> Result<(), MachineError> {
         let machine = self.machine;
-        machine.state = State { applied, lists: self.lists, rows: rows.iter().cloned().collect() };
+        let rows = rows.iter().cloned().collect();
+        machine.state = State { applied, lists: self.lists, accounts: self.accounts, rows };
         if machine.durable {
             let state = machine.state.clone();
             machine.window().committed = Some(state);

@@ -15,7 +15,11 @@
 #[cfg(planted)]
 extern crate bequest_planted as bequest;
 
+mod aim;
+mod backwards;
+mod blows;
 mod clients;
+mod clock;
 mod counts;
 mod death;
 mod decisions;
@@ -28,9 +32,11 @@ mod healing;
 mod history;
 mod host;
 mod keeper;
+mod ledger;
 mod machine;
 mod mix;
 mod network;
+mod nightly;
 mod pairs;
 #[cfg(planted)]
 mod planted;
@@ -43,21 +49,21 @@ mod schedules;
 mod sessions;
 mod shrink;
 mod shrunk;
+mod steps;
 #[cfg(not(planted))]
 #[path = "../model/succession/mod.rs"]
 #[allow(dead_code)]
 mod succession;
 mod trace;
+mod trouble;
 mod wal;
 mod words;
 mod world;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::Once;
 
-use counts::Counts;
 use decisions::Allowed;
 use shrink::{class, Ended, Trial};
 
@@ -124,28 +130,8 @@ fn complaint(seed: u64, what: &str) -> String {
 fn every_seed_keeps_the_invariants() {
     let seeds = setting("BEQUEST_SEEDS").unwrap_or(SEEDS);
     let first = setting("BEQUEST_FIRST_SEED").unwrap_or(0);
-    let next = AtomicU64::new(first);
-    let found = Mutex::new((Counts::default(), Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= first + seeds {
-                    return;
-                }
-                let Ended { counts, failure, .. } = of_seed(seed).run(false);
-                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                found.0.merge(&counts);
-                if let Some(what) = failure {
-                    eprintln!("{}", complaint(seed, &what));
-                    found.1.push((seed, what));
-                }
-            });
-        }
-    });
-    let (counts, mut failed) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failed.sort_unstable();
-    println!("{counts}");
+    let (counts, failed) = nightly::survey(first, seeds, THREADS);
+    println!("{counts}\n{}\n{}", counts.blows, nightly::totals(&counts));
     for (seed, what) in failed.iter().take(20) {
         println!("{}", complaint(*seed, what));
     }
@@ -156,6 +142,10 @@ fn every_seed_keeps_the_invariants() {
     assert!(first.is_none(), "{} of {seeds} seeds failed; the first: {}", failed.len(), first.unwrap_or_default());
     let missing = counts.missing();
     assert!(seeds < SEEDS || missing.is_empty(), "never reached: {missing:?}");
+    let missing = counts.blows.missing();
+    assert!(seeds < SEEDS || missing.is_empty(), "faults that never struck in a step: {missing:?}");
+    let impossible = counts.blows.impossible();
+    assert!(impossible.is_empty(), "faults that cannot strike in a step, and did: {impossible:?}");
 }
 
 #[cfg_attr(not(planted), test)]

@@ -75,6 +75,26 @@ pub struct Weights {
     pub veto: u32,
     /// ZooKeeper refuses to create anything for a group for a while.
     pub quota: u32,
+    /// A write to a disk fails.
+    pub disk_write: u32,
+    /// A sync of a disk fails.
+    pub disk_sync: u32,
+    /// A disk is full for a while.
+    pub disk_full: u32,
+    /// Bits of a disk flip.
+    pub flip: u32,
+    /// A clock leaps forward.
+    pub leap: u32,
+    /// A clock goes at another rate.
+    pub drift: u32,
+    /// A machine is suspended, its clock with it.
+    pub suspend: u32,
+    /// Nobody may use one of the group's znodes, or a node's, for a while.
+    pub deny: u32,
+    /// A ZooKeeper server is down for a while.
+    pub member: u32,
+    /// The ZooKeeper servers elect another leader.
+    pub election: u32,
 }
 
 /// A kind of run.
@@ -108,6 +128,8 @@ pub struct Mix {
     /// From one fault to the next.
     pub calm: Delay,
     pub weights: Weights,
+    /// ZooKeeper goes back to an older state in the end.
+    pub backwards: bool,
     /// Per 10,000 messages between nodes: dropped, duplicated, delayed out of order, delivered once more long after.
     pub dropped: u32,
     pub duplicated: u32,
@@ -150,8 +172,18 @@ const ROUGH: Weights = Weights {
     twin: 2,
     hand_over: 3,
     shut_down: 2,
-    veto: 2,
-    quota: 1,
+    veto: 4,
+    quota: 2,
+    disk_write: 3,
+    disk_sync: 3,
+    disk_full: 2,
+    flip: 3,
+    leap: 3,
+    drift: 2,
+    suspend: 3,
+    deny: 2,
+    member: 3,
+    election: 2,
 };
 
 const NOTHING: Weights = Weights {
@@ -178,6 +210,16 @@ const NOTHING: Weights = Weights {
     shut_down: 0,
     veto: 0,
     quota: 0,
+    disk_write: 0,
+    disk_sync: 0,
+    disk_full: 0,
+    flip: 0,
+    leap: 0,
+    drift: 0,
+    suspend: 0,
+    deny: 0,
+    member: 0,
+    election: 0,
 };
 
 const TWO: Mix = Mix {
@@ -198,6 +240,7 @@ const TWO: Mix = Mix {
     spell: delay(20 * MILLI, 900 * MILLI),
     calm: delay(5 * MILLI, 600 * MILLI),
     weights: ROUGH,
+    backwards: false,
     dropped: 50,
     duplicated: 50,
     reordered: 100,
@@ -219,7 +262,7 @@ pub const MIXES: &[Mix] = &[
     Mix {
         name: "rebirth",
         share: 4,
-        weights: Weights { kill: 10, power: 10, wipe: 10, older: 5, kill_all: 10, wipe_all: 10, ..NOTHING },
+        weights: Weights { kill: 10, power: 10, wipe: 10, older: 5, kill_all: 10, wipe_all: 10, flip: 4, ..NOTHING },
         calm: delay(2 * MILLI, 150 * MILLI),
         downtime: delay(MILLI, 150 * MILLI),
         killed_in_step: 60,
@@ -229,7 +272,18 @@ pub const MIXES: &[Mix] = &[
     Mix {
         name: "connections",
         share: 3,
-        weights: Weights { cut: 10, mute: 8, expire: 8, isolate: 6, outage: 2, lag: 6, pause: 6, ..NOTHING },
+        weights: Weights {
+            cut: 10,
+            mute: 8,
+            expire: 8,
+            isolate: 6,
+            outage: 2,
+            lag: 6,
+            pause: 6,
+            member: 4,
+            election: 3,
+            ..NOTHING
+        },
         calm: delay(2 * MILLI, 150 * MILLI),
         given_up: 300,
         killed_in_step: 0,
@@ -302,6 +356,59 @@ pub const MIXES: &[Mix] = &[
         reordered: 1_000,
         stale: 1_000,
         killed_in_step: 0,
+        ..TWO
+    },
+    // Disks fail, fill up, are damaged and put back to what they were.
+    Mix {
+        name: "disks",
+        share: 2,
+        weights: Weights {
+            disk_write: 10,
+            disk_sync: 10,
+            disk_full: 6,
+            flip: 10,
+            older: 6,
+            power: 6,
+            wipe: 2,
+            hand_over: 4,
+            pause: 4,
+            partition: 4,
+            quota: 2,
+            veto: 4,
+            ..NOTHING
+        },
+        calm: delay(2 * MILLI, 200 * MILLI),
+        downtime: delay(MILLI, 150 * MILLI),
+        ..TWO
+    },
+    // Clocks leap, drift and stand still.
+    Mix {
+        name: "clocks",
+        share: 2,
+        weights: Weights { leap: 10, drift: 6, suspend: 10, pause: 4, isolate: 3, kill: 2, partition: 4, ..NOTHING },
+        calm: delay(2 * MILLI, 150 * MILLI),
+        killed_in_step: 0,
+        ..TWO
+    },
+    // ZooKeeper goes back to an older state, after what is usual before it.
+    Mix {
+        name: "backwards",
+        share: 1,
+        weights: Weights {
+            kill: 6,
+            power: 2,
+            wipe: 1,
+            pause: 4,
+            cut: 6,
+            expire: 2,
+            isolate: 2,
+            partition: 6,
+            hand_over: 4,
+            veto: 4,
+            quota: 2,
+            ..NOTHING
+        },
+        backwards: true,
         ..TWO
     },
     // ZooKeeper is slower than the election timeout.
@@ -393,7 +500,7 @@ pub fn of_seed(seed: u64) -> &'static Mix {
 
 impl Weights {
     /// All of them by name, to be drawn from.
-    pub fn list(&self) -> [(Fault, u32); 23] {
+    pub fn list(&self) -> [(Fault, u32); 33] {
         use Fault::*;
         [
             (Kill, self.kill),
@@ -419,6 +526,16 @@ impl Weights {
             (ShutDown, self.shut_down),
             (Veto, self.veto),
             (Quota, self.quota),
+            (DiskWrite, self.disk_write),
+            (DiskSync, self.disk_sync),
+            (DiskFull, self.disk_full),
+            (Flip, self.flip),
+            (Leap, self.leap),
+            (Drift, self.drift),
+            (Suspend, self.suspend),
+            (Deny, self.deny),
+            (Member, self.member),
+            (Election, self.election),
         ]
     }
 }
@@ -449,6 +566,93 @@ pub enum Fault {
     ShutDown,
     Veto,
     Quota,
+    DiskWrite,
+    DiskSync,
+    DiskFull,
+    Flip,
+    Leap,
+    Drift,
+    Suspend,
+    Deny,
+    Member,
+    Election,
+}
+
+impl Fault {
+    pub const ALL: [Self; 33] = [
+        Self::Kill,
+        Self::Power,
+        Self::Wipe,
+        Self::Older,
+        Self::KillAll,
+        Self::WipeAll,
+        Self::Pause,
+        Self::Cut,
+        Self::Mute,
+        Self::Expire,
+        Self::Isolate,
+        Self::Drag,
+        Self::Outage,
+        Self::Lag,
+        Self::Partition,
+        Self::OneWay,
+        Self::Reject,
+        Self::Unlink,
+        Self::Twin,
+        Self::HandOver,
+        Self::ShutDown,
+        Self::Veto,
+        Self::Quota,
+        Self::DiskWrite,
+        Self::DiskSync,
+        Self::DiskFull,
+        Self::Flip,
+        Self::Leap,
+        Self::Drift,
+        Self::Suspend,
+        Self::Deny,
+        Self::Member,
+        Self::Election,
+    ];
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "killed",
+            Self::Power => "power lost",
+            Self::Wipe => "disk deleted",
+            Self::Older => "older disk put back",
+            Self::KillAll => "all killed",
+            Self::WipeAll => "all disks deleted",
+            Self::Pause => "paused",
+            Self::Cut => "connection cut",
+            Self::Mute => "connection silent",
+            Self::Expire => "session expired",
+            Self::Isolate => "no way to zookeeper",
+            Self::Drag => "slow way to zookeeper",
+            Self::Outage => "zookeeper down",
+            Self::Lag => "server lags",
+            Self::Partition => "nodes cut",
+            Self::OneWay => "nodes cut one way",
+            Self::Reject => "links refused",
+            Self::Unlink => "link broken",
+            Self::Twin => "started twice",
+            Self::HandOver => "asked to hand over",
+            Self::ShutDown => "asked to shut down",
+            Self::Veto => "not ready to lead",
+            Self::Quota => "quota exhausted",
+            Self::DiskWrite => "disk write fails",
+            Self::DiskSync => "disk sync fails",
+            Self::DiskFull => "disk full",
+            Self::Flip => "disk damaged",
+            Self::Leap => "clock leaps",
+            Self::Drift => "clock drifts",
+            Self::Suspend => "machine suspended",
+            Self::Deny => "access denied",
+            Self::Member => "server dies",
+            Self::Election => "servers elect",
+        }
+    }
 }
 
 impl Fault {
@@ -478,6 +682,16 @@ impl Fault {
             Self::ShutDown => "shut-down",
             Self::Veto => "veto",
             Self::Quota => "quota",
+            Self::DiskWrite => "disk-write",
+            Self::DiskSync => "disk-sync",
+            Self::DiskFull => "disk-full",
+            Self::Flip => "flip",
+            Self::Leap => "leap",
+            Self::Drift => "drift",
+            Self::Suspend => "suspend",
+            Self::Deny => "deny",
+            Self::Member => "member",
+            Self::Election => "election",
         }
     }
 }

@@ -6,6 +6,7 @@ use bequest::replica::event::{Event, Incarnation, LinkEvent, NodeId};
 use bytes::Bytes;
 use rand::Rng;
 
+use crate::blows::Blow;
 use crate::death::Death;
 use crate::dice::{Organ, Part};
 use crate::mix::{Micros, MILLI, SECOND};
@@ -191,15 +192,25 @@ impl World {
         }
         let Some(mut roll) = self.roll_of(pid, Organ::Link(peer.0)) else { return };
         let delay = self.takes(&mut roll, self.mix.network);
-        let dropped = self.hurts(&mut roll, "dropped", self.mix.dropped);
-        let reordered = self.hurts(&mut roll, "reordered", self.mix.reordered);
-        let duplicated = self.hurts(&mut roll, "duplicated", self.mix.duplicated);
-        let stale = self.hurts(&mut roll, "stale", self.mix.stale);
+        let dropped = self.befalls(pid, &mut roll, Blow::MessageDropped, self.mix.dropped);
+        let reordered = self.befalls(pid, &mut roll, Blow::MessageLate, self.mix.reordered);
+        let duplicated = self.befalls(pid, &mut roll, Blow::MessageTwice, self.mix.duplicated);
+        let stale = self.befalls(pid, &mut roll, Blow::MessageFromThePast, self.mix.stale);
         let extra = roll.random_range(0..50 * MILLI);
         let now = self.now;
-        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let Some(process) = self.processes.get(&pid) else { return };
         let from = NodeId(process.place.node);
-        let Some(end) = process.ends.up.get_mut(&peer) else { return };
+        let befalls = [
+            (dropped, Blow::MessageDropped),
+            (reordered, Blow::MessageLate),
+            (duplicated, Blow::MessageTwice),
+            (stale, Blow::MessageFromThePast),
+        ];
+        // A message that is dropped is not also doubled.
+        for (_, blow) in befalls.into_iter().filter(|(befalls, _)| *befalls).take(if dropped { 1 } else { 4 }) {
+            self.struck(blow, pid);
+        }
+        let Some(end) = self.processes.get_mut(&pid).and_then(|process| process.ends.up.get_mut(&peer)) else { return };
         if dropped {
             self.counts.one("message dropped");
             return;

@@ -6,9 +6,12 @@ use std::time::Duration;
 use bequest::replica::event::{Config, Effect, Event, GroupNumber, Incarnation, NodeId, Token};
 use bequest::replica::status::{GroupStatus, Role};
 use bequest::replica::Core;
+use bequest_recovery::keeper::KeeperEvent;
 use bequest_recovery::record::Addresses;
 use rand::Rng;
 
+use crate::blows::Blow;
+use crate::clock::Clock;
 use crate::death::Death;
 use crate::dice::{Life, Organ, Part, Roll};
 use crate::disk::Write;
@@ -18,6 +21,7 @@ use crate::keeper::Client;
 use crate::mix::{Micros, MILLI, SECOND};
 use crate::network::Ends;
 use crate::pairs::strike::Verdict;
+use crate::steps::Asked;
 use crate::world::{Group, Happening, Pid, Place, World};
 
 /// A group's number in every process.
@@ -37,7 +41,7 @@ pub struct Process {
     pub life: Life,
     pub nonce: u64,
     pub born: Micros,
-    pub clock_offset: Micros,
+    pub clock: Clock,
     pub core: Core,
     pub inbox: Vec<Event>,
     pub step_due: bool,
@@ -47,6 +51,7 @@ pub struct Process {
     pub frozen: Vec<Happening>,
     pub incarnation: Option<Incarnation>,
     pub keeper: Client,
+    pub asked: Asked,
     pub ends: Ends,
     pub replicas: Vec<Replica>,
     pub shutting_down: bool,
@@ -95,6 +100,9 @@ impl World {
         if self.at(place).is_some() || (place.host != 0 && self.healing) {
             return;
         }
+        if !self.open_disk(place) {
+            return;
+        }
         let pid = Pid(self.fresh());
         let disk = self.disks.entry(place).or_default().clone();
         let life = self.next_life(place);
@@ -110,7 +118,7 @@ impl World {
             life,
             nonce,
             born: self.now,
-            clock_offset: roll.random_range(0..100 * SECOND),
+            clock: Clock::showing(roll.random_range(0..100 * SECOND), self.now),
             core: Core::new(config),
             inbox: Vec::new(),
             step_due: false,
@@ -119,6 +127,7 @@ impl World {
             frozen: Vec::new(),
             incarnation: None,
             keeper: Client::new(window),
+            asked: Asked::default(),
             ends: Ends::default(),
             replicas,
             shutting_down: false,
@@ -196,6 +205,9 @@ impl World {
     /// Puts something into a process' inbox; its core is stepped soon.
     pub fn tell(&mut self, pid: Pid, event: Event) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
+        if let Event::Keeper(KeeperEvent::Outcome { id, .. }) = &event {
+            process.asked.answered(*id);
+        }
         process.inbox.push(event);
         if !process.step_due {
             process.step_due = true;
@@ -221,7 +233,7 @@ impl World {
         process.wake_serial += 1;
         let serial = process.wake_serial;
         let events = std::mem::take(&mut process.inbox);
-        let now = bequest::replica::event::Now(Duration::from_micros(self.now - process.born + process.clock_offset));
+        let now = bequest::replica::event::Now(Duration::from_micros(process.clock.reading(self.now)));
         if self.trace.keeps() {
             for event in &events {
                 let text = crate::words::event(event);
@@ -236,18 +248,19 @@ impl World {
         if let Some(tale) = &mut self.tale {
             tale.wants(&effects.list);
         }
-        let wake_in = effects.wake_at.map(|at| at.since(now).as_micros() as Micros);
+        let wake_in = effects.wake_at.map(|at| process.clock.until(at.since(now).as_micros() as Micros));
         assert!(effects.wake_at.is_none_or(|at| at > now), "liveness: {pid:?} wants to be woken at once, and spins");
         self.steps += 1;
         self.note(("step", pid.0, effects.list.len(), wake_in), String::new);
         if let Some(wake_in) = wake_in {
             self.after(wake_in.max(1), Happening::Wake(pid, serial));
         }
-        let killed = self.hurts(&mut roll, "killed", self.mix.killed_in_step);
+        let killed = self.befalls(pid, &mut roll, Blow::BetweenEffects, self.mix.killed_in_step);
         let killed_at = killed.then(|| roll.random_range(0..=effects.list.len()));
         for (place, effect) in effects.list.into_iter().enumerate() {
             if killed_at == Some(place) {
                 self.counts.one("killed between two effects");
+                self.struck(Blow::BetweenEffects, pid);
                 break;
             }
             if !self.processes.contains_key(&pid) {
@@ -268,12 +281,20 @@ impl World {
             self.die(pid, Death::Process);
             self.come_back(pid);
         }
+        self.strike_aimed(pid);
     }
 
     fn carry_out(&mut self, pid: Pid, effect: Effect) {
+        if matches!(&effect, Effect::StopGroup(_, bequest::GroupError::Denied { .. })) && self.was_denied(pid) {
+            self.started_again(pid);
+            return;
+        }
         let Some(process) = self.processes.get_mut(&pid) else { return };
         match effect {
-            Effect::Keeper { id, urgency, request } => self.submit(pid, id, urgency, request),
+            Effect::Keeper { id, urgency, request } => {
+                process.asked.asks(id, &request, self.now);
+                self.submit(pid, id, urgency, request);
+            }
             Effect::Dial { peer, incarnation, address } => self.order_link(pid, peer, incarnation, address),
             Effect::Probe { address } => self.probe(pid, &address),
             Effect::Send { peer, message } => self.send(pid, peer, message),
@@ -332,6 +353,9 @@ impl World {
     }
 
     pub fn disk_write(&mut self, pid: Pid, group: usize) {
+        if self.disk_broken(pid) {
+            return;
+        }
         let Some(process) = self.processes.get_mut(&pid) else { return };
         if process.paused {
             process.frozen.push(Happening::DiskWrite(pid, group));
@@ -343,9 +367,17 @@ impl World {
         for _ in 0..count {
             let Some(process) = self.processes.get_mut(&pid) else { return };
             let Some(job) = process.replicas[group].writes.pop_front() else { break };
-            let disk = self.disks.entry(process.place).or_default();
+            let place = process.place;
             let event = match job {
                 DiskJob::Persist(persist) => {
+                    let failed = self.write_fails(pid);
+                    let disk = self.disks.entry(place).or_default();
+                    if let Some(there) = failed {
+                        if there {
+                            disk.write(Write::Log(group, persist));
+                        }
+                        return;
+                    }
                     let number = persist.number;
                     if let Some(tale) = &mut self.tale {
                         tale.wrote(self.now, pid, number);
@@ -357,7 +389,11 @@ impl World {
                     Event::Persisted { group: self::number(group), number }
                 }
                 DiskJob::Fetch { low, high } => {
+                    if self.read_fails(pid) {
+                        return;
+                    }
                     self.counts.one("log fetched from disk");
+                    let disk = self.disks.entry(place).or_default();
                     let mut entries = disk.entries(group, low, high);
                     assert!(
                         entries.first().is_some_and(|entry| entry.index == low),
@@ -377,15 +413,16 @@ impl World {
     }
 
     pub fn disk_sync(&mut self, place: Place) {
+        if self.sync_fails(place) {
+            return;
+        }
         if self.at(place).is_some() {
             self.disks.entry(place).or_default().sync();
-            let delay = self.roll(Part::Syncs(place)).random_range(MILLI..200 * MILLI);
+            let mut roll = self.roll(Part::Syncs(place));
+            let delay = roll.random_range(MILLI..200 * MILLI);
+            self.disk_copies(&mut roll, place);
             self.after(delay, Happening::DiskSync(place));
         }
-    }
-
-    pub fn disk_copy(&mut self, place: Place) {
-        self.disks.entry(place).or_default().back_up();
     }
 
     fn push_machine(&mut self, pid: Pid, group: GroupNumber, job: Job) {
@@ -420,7 +457,7 @@ impl World {
                 _ => {}
             }
         }
-        if status.role == Role::Leader {
+        if status.role == Role::Leader && self.fork.is_none() {
             let Group { history, mirror, .. } = &mut self.groups[group];
             history.leads(process.place.node, pid, &status, mirror.ballot.0.term);
         }

@@ -10,6 +10,7 @@ use bequest_recovery::keeper::Op;
 use bequest_recovery::model::{Change, Transaction, ZooModel};
 use bequest_recovery::path::{number, GroupPaths, WalName, NODES};
 use bequest_recovery::record::{self, Ballot, Manifest, Pointer, Registration, Segment, SnapshotName, Uuid};
+use bequest_recovery::segment::{decode, Body};
 use bytes::Bytes;
 
 use crate::counts::Counts;
@@ -80,6 +81,22 @@ impl Mirror {
     /// Segments that are there now.
     pub fn segments(&self) -> usize {
         self.segments.len()
+    }
+
+    /// Whether the last entry that was there when ZooKeeper went back is there, and so all before it, since hashes are
+    /// chained. A leader issues again what it has no answer of, and adopts what its own log has beyond a WAL's end.
+    pub fn is_whole(&self, zoo: &ZooModel) -> bool {
+        let end = self.end();
+        let holds = |path: &str, data: &Bytes| {
+            let Some((wal, first)) = self.segment_name(path) else { return false };
+            let segment = decode(data, self.uuid, wal.term, first).expect("segments are well-formed");
+            let entries = match &segment.body {
+                Body::Entries(entries) => &entries[..],
+                Body::Closed { .. } => &[],
+            };
+            segment.prev == end || entries.iter().any(|(entry, hash)| (entry.index, *hash) == (end.index, end.hash))
+        };
+        end == Position::START || zoo.head().below(&self.paths.wals()).any(|(path, znode)| holds(path, &znode.data))
     }
 
     /// Takes in what was committed since the last time.

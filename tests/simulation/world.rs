@@ -8,6 +8,8 @@ use bequest_recovery::model::{Delivery, SessionId, ZooModel};
 use bytes::Bytes;
 use rand::Rng;
 
+use crate::aim::Waiting;
+use crate::backwards::Fork;
 use crate::clients::Clients;
 use crate::counts::Counts;
 use crate::decisions::Decisions;
@@ -23,7 +25,11 @@ use crate::network::Network;
 use crate::pairs::strike::{Aftermath, Strikes};
 use crate::process::Process;
 use crate::trace::Trace;
+use crate::trouble::Troubles;
 use crate::wal::Mirror;
+
+// Where nothing happens for longer, time is skipped and not counted.
+const IDLE: Micros = MILLI;
 
 /// One process, counted over the whole run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,8 +70,6 @@ pub enum Happening {
     DiskWrite(Pid, usize),
     /// A disk is synced.
     DiskSync(Place),
-    /// A copy of a disk is set aside.
-    DiskCopy(Place),
     /// The oldest job of a process' machine.
     MachineJob(Pid, usize),
     /// The group is joined.
@@ -104,6 +108,8 @@ pub enum Happening {
     End(Fault),
     /// A process that was asked to shut down should be gone by now.
     Overdue(Pid),
+    /// A process whose disk failed ends; of what was not synced, so much is there.
+    DiskFailed(Pid, Option<usize>),
     /// What an effect that was struck leads to.
     Aftermath(Pid, Aftermath),
     /// A moment somebody waits for.
@@ -131,6 +137,8 @@ pub struct World {
     /// Processes born so far, by place.
     pub lives: BTreeMap<Place, u64>,
     pub now: Micros,
+    /// How long something was going on, at least once a millisecond.
+    pub busy: Micros,
     /// How many steps cores have done.
     pub steps: u64,
     pub durable: bool,
@@ -158,6 +166,12 @@ pub struct World {
     pub last_places: BTreeMap<Pid, Place>,
     /// Since when a second process of a node may have been about, by node.
     pub twins: BTreeMap<u64, Pid>,
+    /// What is wrong with disks, and with single servers.
+    pub troubles: Troubles,
+    /// Set once ZooKeeper went back.
+    pub fork: Option<Fork>,
+    /// Faults that wait for their moment.
+    pub waiting: Waiting,
     /// Processes are started by hand alone.
     pub by_hand: bool,
     /// What waits at places that are held back.
@@ -198,6 +212,7 @@ impl World {
         Self {
             mix,
             now: 0,
+            busy: 0,
             steps: 0,
             durable,
             groups: (0..mix.groups).map(|group| Group::new(group, mix, &zoo)).collect(),
@@ -216,6 +231,9 @@ impl World {
             strikes: Strikes::default(),
             last_places: BTreeMap::new(),
             twins: BTreeMap::new(),
+            troubles: Troubles::default(),
+            fork: None,
+            waiting: Waiting::default(),
             by_hand: false,
             held: Held::default(),
             tale: None,
@@ -251,6 +269,7 @@ impl World {
         while self.steps < end {
             let Some(first) = self.queue.first_entry().filter(|first| first.key().0 <= until) else { return false };
             let ((now, _), happening) = first.remove_entry();
+            self.busy += (now - self.now).min(IDLE);
             self.now = now;
             self.happen(happening);
             for group in &mut self.groups {
@@ -273,7 +292,6 @@ impl World {
             Happening::Tell(pid, event) => self.tell(pid, event),
             Happening::DiskWrite(pid, group) => self.disk_write(pid, group),
             Happening::DiskSync(place) => self.disk_sync(place),
-            Happening::DiskCopy(place) => self.disk_copy(place),
             Happening::MachineJob(pid, group) => self.machine_job(pid, group),
             Happening::Join(pid, group) => self.join(pid, group),
             Happening::Reconnect(pid, serial) => self.reconnect(pid, serial),
@@ -293,6 +311,7 @@ impl World {
             Happening::Fault => self.strike(),
             Happening::End(fault) => self.end(fault),
             Happening::Overdue(pid) => self.overdue(pid),
+            Happening::DiskFailed(pid, kept) => self.disk_failed(pid, kept),
             Happening::Aftermath(pid, aftermath) => self.aftermath(pid, aftermath),
             Happening::Moment => {}
         }

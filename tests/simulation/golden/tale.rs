@@ -86,7 +86,7 @@ impl Tale {
                 format!("v{value} (session {}, request {})", request.session, request.sequence)
             }
             Purpose::Open { .. } => "a session".to_owned(),
-            Purpose::Read { .. } => {
+            Purpose::Read { .. } | Purpose::Scan { .. } => {
                 self.reads += 1;
                 format!("read {}", self.reads)
             }

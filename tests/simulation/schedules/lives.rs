@@ -31,7 +31,8 @@ impl Stage {
         self.0.hold(former, Part::Messages);
         self.0.block(1, 2, Block::Silent);
         self.0.die(former, Death::Power);
-        assert!(self.0.disks.get_mut(&place).expect("a disk").put_back());
+        let disk = self.0.disks.get_mut(&place).expect("a disk");
+        disk.put_back(disk.copies() - 1);
         self.play("start n1; until n1 follows; hold n1 requests");
         assert_eq!(self.on_disk(1), suffix, "the suffix is kept");
         while self.0.groups[0].mirror.end().index < suffix.1 {

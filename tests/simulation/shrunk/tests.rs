@@ -19,13 +19,13 @@ fn fails_after(trial: &Trial, kinds: &[&str]) -> Ended {
 
 #[test]
 fn a_failing_run_is_shrunk_to_what_it_takes_and_its_script_replays_it() {
-    const KINDS: [&str; 4] = ["kill", "cut", "dropped", "wipe"];
+    const KINDS: [&str; 4] = ["kill", "cut", "power", "wipe"];
     let play = |trial: &Trial| fails_after(trial, &KINDS);
     let trial = (0..200).map(of_seed).find(|trial| play(trial).failure.is_some()).expect("a seed comes to that");
     let shrunk = shrink(&trial, RUNS, play).expect("it fails");
     assert!(shrunk.minimal && shrunk.runs <= RUNS, "{} runs", shrunk.runs);
     let left = &shrunk.ended.came;
-    // What takes a message of somebody's third life takes two deaths before.
+    // What is aimed at a step takes what brings that about.
     assert!(left.len() <= 2 * KINDS.len(), "of {} decisions: {left:?}", shrunk.from);
     assert!(shrunk.from > 20 * KINDS.len(), "many were drawn: {}", shrunk.from);
 
