@@ -1,0 +1,85 @@
+//! A ZooKeeper that is older than what a node knows of it, or empty.
+
+use super::*;
+use crate::mix::Machines;
+
+#[test]
+fn a_zookeeper_that_went_backwards_is_refused_and_local_data_is_kept() {
+    let mut world = serving(&ROOMY);
+    world.hostile = true;
+    let backup = world.zoo.backup();
+    world.write_for(SECOND);
+    world.must_converge();
+    let end = world.groups[0].mirror.end().index;
+    world.zoo.roll_back(&backup);
+    for pid in world.pids() {
+        world.break_connection(pid, 0);
+    }
+    let (leader, _) = world.leader_and_follower();
+    let acknowledged = world.groups[0].clients.acknowledged;
+    world.write(0, leader);
+    let errors = everybody_stops(&mut world, 30 * SECOND);
+    // The leader misses its own last segment; who would succeed it misses what it knows to have been there.
+    assert!(matches!(errors[0], GroupError::Damaged { .. } | GroupError::WentBackwards { .. }), "{}", errors[0]);
+    assert!(matches!(errors[1], GroupError::WentBackwards { .. }), "{}", errors[1]);
+    assert_eq!(world.groups[0].clients.acknowledged, acknowledged);
+    for place in world.places() {
+        let log = world.disks[&place].group(0).log.expect("a log is there");
+        assert!(log.slots.last().is_some_and(|slot| slot.position.index >= end), "{place:?} lost a part of its log");
+    }
+}
+
+#[test]
+fn a_node_that_returns_to_an_older_zookeeper_refuses_it() {
+    let mut world = serving(&ROOMY);
+    world.hostile = true;
+    let backup = world.zoo.backup();
+    world.write_for(SECOND);
+    world.must_converge();
+    for pid in world.pids() {
+        world.kill(pid, Death::Process);
+    }
+    world.zoo.roll_back(&backup);
+    for error in everybody_stops(&mut world, 30 * SECOND) {
+        assert!(matches!(error, GroupError::WentBackwards { .. }), "{error}");
+    }
+}
+
+#[test]
+fn what_was_committed_is_missed_also_by_a_node_that_needs_an_older_snapshot() {
+    const TIGHT: Mix = Mix { name: "tight", machines: Machines::Volatile, wal_segments: 20, ..QUIET };
+    let mut world = serving(&TIGHT);
+    world.hostile = true;
+    world.write_for(3 * SECOND);
+    assert!(world.groups[0].mirror.pointer.previous.is_some(), "two snapshots are there to begin with");
+    let backup = world.zoo.backup();
+    let end = world.groups[0].mirror.end().index;
+    world.write_for(3 * SECOND);
+    world.must_converge();
+    for place in world.places() {
+        let log = world.disks[&place].group(0).log.expect("a log is there");
+        assert!(log.base.index > end, "{place:?}: no snapshot reaches to where its log begins");
+    }
+    for pid in world.pids() {
+        world.kill(pid, Death::Process);
+    }
+    world.zoo.roll_back(&backup);
+    for error in everybody_stops(&mut world, 30 * SECOND) {
+        assert!(matches!(error, GroupError::WentBackwards { .. }), "{error}");
+    }
+}
+
+#[test]
+fn an_empty_zookeeper_is_never_founded_by_joining() {
+    let mut world = serving(&ROOMY);
+    world.hostile = true;
+    for pid in world.pids() {
+        world.kill_now(pid, true);
+    }
+    world.zoo.wipe();
+    world.until("both nodes refuse", 30 * SECOND, |world| world.node_stops.len() >= 2);
+    for (_, error) in &world.node_stops {
+        assert!(matches!(error, NodeError::NoSuchCluster { .. }), "{error}");
+    }
+    assert_eq!(world.zoo.head().iter().count(), 0, "nothing was created");
+}
