@@ -377,12 +377,16 @@ pub(crate) fn find_program(program: impl AsRef<OsStr>) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|candidate| candidate.is_file())
 }
 
-/// The words before a command that let the kernel kill it when this process ends, however it ends.
+/// The words before a command that let the kernel kill it when this process ends, however it ends. A process that had
+/// ended already when that was asked of the kernel is nobody's parent any more, and its child does not begin.
 ///
 /// `setpriv` is part of Debian's base system; where it is missing, children outlive a killed parent.
 fn death_with_parent() -> Vec<OsString> {
+    const UNLESS_ORPHANED: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
     find_program("setpriv").map_or_else(Vec::new, |setpriv| {
-        vec![setpriv.into_os_string(), "--pdeathsig".into(), "KILL".into(), "--".into()]
+        let words = ["--pdeathsig", "KILL", "--", "sh", "-c", UNLESS_ORPHANED];
+        let parent = std::process::id().to_string();
+        [setpriv.into_os_string()].into_iter().chain(words.map(OsString::from)).chain([parent.into()]).collect()
     })
 }
 
