@@ -452,7 +452,9 @@ impl World {
                     // The mark is the last line of defence. Where nobody meddles, nothing may ever get that far.
                     let short = status.reason.starts_with("the previous WAL is longer than it was read");
                     assert!(self.hostile || !short, "A8: {pid:?} read short: {}", status.reason);
-                    self.counts.one(&format!("resignation: {}", status.reason));
+                    // Which place it was about tells nothing.
+                    let reason = status.reason.split(": path=").next().unwrap_or_default();
+                    self.counts.one(&format!("resignation: {reason}"));
                 }
                 _ => {}
             }
