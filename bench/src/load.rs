@@ -230,7 +230,7 @@ mod tests {
             self.most.fetch_max(self.at_once.fetch_add(1, Relaxed) + 1, Relaxed);
             tokio::task::yield_now().await;
             self.at_once.fetch_sub(1, Relaxed);
-            if number % 10 == 0 {
+            if number.is_multiple_of(10) {
                 return Err("refused".to_owned());
             }
             self.writes.lock().expect("not poisoned").push(number);

@@ -53,8 +53,8 @@ impl Machine {
     pub(crate) fn in_words(&self) -> String {
         let Self { cores, memory_mib, kernel, sync_p50_us, sync_p99_us, load_before } = self;
         format!(
-            "machine: {cores} cores, {memory_mib} MiB, Linux {kernel}; a sync of {SYNC_BYTES} B takes {sync_p50_us} us (p50), \
-             {sync_p99_us} us (p99); load of the minute before: {load_before}"
+            "machine: {cores} cores, {memory_mib} MiB, Linux {kernel}; a sync of {SYNC_BYTES} B takes {sync_p50_us} us \
+             (p50), {sync_p99_us} us (p99); load of the minute before: {load_before}"
         )
     }
 }

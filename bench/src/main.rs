@@ -1,7 +1,7 @@
 //! `bench`: bequest beside bare ZooKeeper and etcd, in one run on one machine.
 //!
-//! This process starts everything, takes the turns and does the sums; it also makes the load on bare ZooKeeper and etcd.
-//! The load on our own side is made in the leader's process, through the library. See `bench --help` and
+//! This process starts everything, takes the turns and does the sums; it also makes the load on bare ZooKeeper and
+//! etcd. The load on our own side is made in the leader's process, through the library. See `bench --help` and
 //! docs/performance.md.
 #![forbid(unsafe_code)]
 
@@ -31,7 +31,7 @@ use machine::Machine;
 use options::{Measure, Name, Options};
 use plan::{entries, turns, Contender, Kind};
 use report::Report;
-use results::{told, who, Results, Row};
+use results::{who, Results, Row};
 use stats::Spread;
 use world::{Versions, World};
 
@@ -151,16 +151,15 @@ fn about(kind: Kind, options: &Measure, versions: &Versions, seed: u64) -> Vec<S
     let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "not measured".to_owned());
     let mut about = vec![
         format!("commit: {}; seed {seed}", options.commit),
-        format!(
-            "{} repetitions of {} s after {} s of warm-up; requests are answered before the next one of the same client is made",
-            options.repeat(),
-            timing.seconds,
-            timing.warm_up
-        ),
+        format!("{} repetitions of {} s after {} s of warm-up", options.repeat(), timing.seconds, timing.warm_up),
+        "load: each request in flight is followed by the next when it is answered".to_owned(),
         format!("ZooKeeper {}; etcd {}", version(&versions.zookeeper), version(&versions.etcd)),
-        "etcd: three members, default timers; gRPC over HTTP/2 connections to its leader (crate h2), put and linearizable range"
+        "etcd: three members, default timers; gRPC over HTTP/2 (crate h2) to its leader, put and linearizable range"
             .to_owned(),
-        format!("bequest: nodes accept {} MiB of proposals at once; all else as by default", node::PROPOSAL_BYTES_IN_FLIGHT >> 20),
+        format!(
+            "bequest: nodes accept {} MiB of proposals at once; all else as by default",
+            node::PROPOSAL_BYTES_IN_FLIGHT >> 20
+        ),
     ];
     if kind == Kind::Append {
         about.push(
@@ -178,7 +177,6 @@ fn summary(results: &Results) -> Vec<serde_json::Value> {
         let spread = |number: fn(&load::Measured) -> f64| -> Option<Spread> { row.spread(number) };
         serde_json::json!({
             "entry": row.entry,
-            "in_words": format!("{}: {}", who(row.entry.contender, row.entry.connections), told(spread(load::Measured::per_second), 0)),
             "per_second": spread(load::Measured::per_second),
             "p50_ms": spread(|run| run.millis(0.5)),
             "p99_ms": spread(|run| run.millis(0.99)),

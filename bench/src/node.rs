@@ -95,8 +95,8 @@ async fn wait_for(group: &Group, holds: impl Fn(&Group) -> bool) -> Result<()> {
     tokio::time::timeout(START_LIMIT, held).await?
 }
 
-/// The follower's process: gives back any leadership while the other node is there to take it. It ends with the one that
-/// started it.
+/// The follower's process: gives back any leadership while the other node is there to take it. It ends with the one
+/// that started it.
 pub(crate) async fn follow(place: &Place) -> Result<()> {
     let (node, group) = open(2, place).await?;
     let parent = rustix::process::getppid();

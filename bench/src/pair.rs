@@ -39,7 +39,9 @@ impl Pair {
         // It connects when it leads.
         let connection = tokio::select! {
             connection = tokio::time::timeout(START_LIMIT, listener.accept()) => connection,
-            _ = leader.wait() => return Err(leader.check_running().map_or_else(Into::into, |()| anyhow::anyhow!("ended"))),
+            status = leader.wait() => {
+                anyhow::bail!("the leader's process ended, {status}; the end of its log:\n{}", leader.log_tail())
+            }
         };
         let (connection, _) = connection.map_err(|_| leader.not_ready("it to lead", START_LIMIT))??;
         connection.set_nodelay(true)?;

@@ -150,7 +150,7 @@ pub(crate) fn turns(count: usize, round: u64) -> Vec<usize> {
         let by = round / 2 % count as u64;
         turns.rotate_left(usize::try_from(by).unwrap_or(0));
     }
-    if round % 2 == 1 {
+    if !round.is_multiple_of(2) {
         turns.reverse();
     }
     turns

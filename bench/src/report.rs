@@ -17,11 +17,12 @@ const RIGHT: f64 = 130.0;
 const SHARE_MAX: f64 = 0.9999;
 const COLOURS: [&str; 8] = ["#1b62c4", "#c2410c", "#15803d", "#7c3aed", "#0e7490", "#b91c1c", "#a16207", "#475569"];
 
-const STYLE: &str = "body{font:15px system-ui,sans-serif;max-width:1150px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
- code,pre{font:13px ui-monospace,monospace}pre{white-space:pre-wrap}table{border-collapse:collapse;margin:.6em 0}\
+const STYLE: &str = "body{font:15px system-ui,sans-serif;max-width:1150px;margin:2em auto;padding:0 1em;color:#222}\
+ pre{font:13px ui-monospace,monospace;white-space:pre-wrap}table{border-collapse:collapse;margin:.6em 0}\
  td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}\
- .plots{display:flex;flex-wrap:wrap;gap:1em}figure{margin:0;width:540px}figcaption{font-weight:600}svg{width:100%;height:auto}\
- svg text{font:11px system-ui,sans-serif;fill:#555}.grid{stroke:#e5e5e5}.line{fill:none;stroke-width:1.8}.met{color:#070}.missed{color:#b00}";
+ .plots{display:flex;flex-wrap:wrap;gap:1em}figure{margin:0;width:540px}figcaption{font-weight:600}\
+ svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#555}.grid{stroke:#e5e5e5}\
+ .line{fill:none;stroke-width:1.8}.met{color:#070}.missed{color:#b00}";
 
 /// Everything there is to tell.
 #[derive(Debug)]
@@ -38,9 +39,10 @@ impl Report<'_> {
     pub(crate) fn html(&self) -> String {
         let about: Vec<String> = self.about.iter().map(|line| format!("<li>{}</li>", escaped(line))).collect();
         format!(
-            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>bench {0}</title>\n<style>{STYLE}</style>\n\
-             <h1>bench {0}</h1>\n<ul>{1}<li>{2}</li></ul>\n<h2>Ratios</h2>\n{3}<h2>Throughput</h2>\n<div class=\"plots\">{4}</div>\n\
-             <h2>Latency</h2>\n<p>How long a share of the requests took at most; medians over the repetitions.</p>\n\
+            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>bench {0}</title>\n\
+             <style>{STYLE}</style>\n<h1>bench {0}</h1>\n<ul>{1}<li>{2}</li></ul>\n<h2>Ratios</h2>\n{3}\
+             <h2>Throughput</h2>\n<div class=\"plots\">{4}</div>\n<h2>Latency</h2>\n\
+             <p>How long a share of the requests took at most; medians over the repetitions.</p>\n\
              <div class=\"plots\">{5}</div>\n<h2>All figures</h2>\n{6}{7}</html>\n",
             escaped(self.name),
             about.concat(),
@@ -119,7 +121,8 @@ impl Report<'_> {
             let beside = row.spread(|run| run.written_beside as f64 / run.seconds).filter(|_| case.writers > 0);
             let _ = writeln!(
                 table,
-                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{}</td><td>{}</td><td>{}</td>\
+                 <td>{}</td></tr>",
                 escaped(&title(&row.entry)),
                 who(contender, connections),
                 case.in_flight,
@@ -185,14 +188,16 @@ fn plot(title: &str, axes: &str, marks: &[(f64, String)], lines: &[Line]) -> Str
     let mut power = y_min;
     while power <= y_max {
         let (value, at) = (10_f64.powf(power), y(10_f64.powf(power)));
-        let _ = write!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value}</text>", LEFT - 5.0, at + 4.0);
+        let _ = write!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
+        svg += &label(LEFT - 5.0, at + 4.0, "end", &value.to_string());
         power += 1.0;
     }
     for (value, name) in marks {
         let at = x(*value);
-        let _ = write!(svg, "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{top}\" y2=\"{bottom}\"/><text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{name}</text>", bottom + 14.0);
+        let _ = write!(svg, "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>");
+        svg += &label(at, bottom + 14.0, "middle", name);
     }
-    let _ = write!(svg, "<text x=\"{LEFT}\" y=\"{:.1}\">{axes}</text>", HEIGHT - 5.0);
+    svg += &label(LEFT, HEIGHT - 5.0, "start", axes);
     for (at, (name, points)) in lines.iter().enumerate() {
         let colour = COLOURS[at % COLOURS.len()];
         let mut path = String::new();
@@ -208,9 +213,15 @@ fn plot(title: &str, axes: &str, marks: &[(f64, String)], lines: &[Line]) -> Str
         }
         let _ = write!(svg, "<path class=\"line\" stroke=\"{colour}\" d=\"{path}\"/>");
         let place = 18.0 + at as f64 * 15.0;
-        let _ = write!(svg, "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"9\" height=\"9\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{place:.1}\">{}</text>", right + 8.0, place - 9.0, right + 21.0, escaped(name));
+        let (left, top) = (right + 8.0, place - 9.0);
+        let _ = write!(svg, "<rect x=\"{left}\" y=\"{top}\" width=\"9\" height=\"9\" fill=\"{colour}\"/>");
+        svg += &label(right + 21.0, place, "start", name);
     }
     svg + "</svg></figure>\n"
+}
+
+fn label(x: f64, y: f64, anchor: &str, text: &str) -> String {
+    format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escaped(text))
 }
 
 fn escaped(text: &str) -> String {

@@ -192,6 +192,10 @@ impl Results {
                 millis(0.99),
                 row.failed(),
             );
+            if case.writers > 0 {
+                let beside = row.spread(|run| run.written_beside as f64 / run.seconds);
+                let _ = writeln!(text, "{:<22}{:>9}  {:>28}", "  writes beside", case.writers, told(beside, 0));
+            }
         }
         text.push_str("\nratios (median of the repetitions' own, least..most)\n");
         for ratio in self.ratios() {
@@ -294,13 +298,13 @@ mod tests {
     fn ratios_are_formed_within_a_repetition() {
         // The machine was twice as slow in the second repetition, for both.
         let results = results(&[
-            (Contender::Bequest, 100, 1, &[measured(10, 120, 300), measured(5, 240, 600)]),
-            (Contender::ZooKeeper, 100, 1, &[measured(12, 100, 200), measured(6, 200, 400)]),
+            (Contender::Bequest, 100, 1, &[measured(10, 128, 512), measured(5, 256, 1024)]),
+            (Contender::ZooKeeper, 100, 1, &[measured(12, 128, 256), measured(6, 256, 512)]),
         ]);
         let ratios = results.ratios();
         let medians: Vec<Spread> = ratios.iter().map(|ratio| ratio.spread).collect();
-        assert_eq!(medians[0], Spread { median: 1.2, min: 1.2, max: 1.2 });
-        assert_eq!(medians[1], Spread { median: 1.5, min: 1.5, max: 1.5 });
+        assert_eq!(medians[0], Spread { median: 1.0, min: 1.0, max: 1.0 });
+        assert_eq!(medians[1], Spread { median: 2.0, min: 2.0, max: 2.0 });
         assert!(ratios.iter().all(|ratio| ratio.verdict().starts_with("met: at most")), "{ratios:?}");
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bequest_harness::{four_letter_word, Ensemble, ZooKeeperServer, ZooKeeperServerBuilder};
+use bequest_harness::{four_letter_word, Ensemble, ZooKeeperServer};
 
 use crate::bare::Bare;
 use crate::load::{Measured, Timing};
@@ -30,42 +30,14 @@ const QUIET_REQUESTS: u64 = 20;
 const QUIET_TIME: Duration = Duration::from_millis(100);
 const QUIET_LIMIT: u32 = 100;
 
-#[derive(Debug)]
-enum Keeper {
-    One(ZooKeeperServer),
-    Several(Ensemble),
-}
-
-impl Keeper {
-    async fn start(servers: u32, options: &Measure, dir: &Path) -> Result<Self> {
-        let builder = ZooKeeperServer::builder().home(options.zookeeper.clone());
-        let builder = builder.heap_mb(HEAP_MB).jvm_opts(JVM_OPTIONS).tick_ms(TICK_MS);
-        let several = |builder: ZooKeeperServerBuilder| Ensemble::builder(servers).server(builder).dir(dir);
-        Ok(match servers {
-            1 => Self::One(builder.dir(dir.join("1")).start().await?),
-            _ => {
-                let ensemble = several(builder).start().await?;
-                ensemble.wait_for_leader().await?;
-                Self::Several(ensemble)
-            }
-        })
-    }
-
-    /// The server that all sessions are on, ours and the bare ones: an ensemble's leader. Which one a session draws would
-    /// otherwise decide what it measures.
-    async fn server(&self) -> Result<&ZooKeeperServer> {
-        Ok(match self {
-            Self::One(server) => server,
-            Self::Several(ensemble) => &ensemble.servers()[ensemble.leader().await?],
-        })
-    }
-
-    fn servers(&self) -> &[ZooKeeperServer] {
-        match self {
-            Self::One(server) => std::slice::from_ref(server),
-            Self::Several(ensemble) => ensemble.servers(),
-        }
-    }
+/// Starts so many ZooKeeper servers; returns them, and the one that all sessions are on, ours and the bare ones: the
+/// leader. Which one a session draws would otherwise decide what it measures.
+async fn start_keeper(servers: u32, options: &Measure, dir: &Path) -> Result<(Ensemble, usize)> {
+    let builder = ZooKeeperServer::builder().home(options.zookeeper.clone());
+    let builder = builder.heap_mb(HEAP_MB).jvm_opts(JVM_OPTIONS).tick_ms(TICK_MS);
+    let ensemble = Ensemble::builder(servers).server(builder).dir(dir).start().await?;
+    let leader = if servers == 1 { 0 } else { ensemble.wait_for_leader().await? };
+    Ok((ensemble, leader))
 }
 
 /// Which releases are measured.
@@ -84,7 +56,7 @@ pub(crate) struct World {
     pairs: BTreeMap<Contender, Pair>,
     bare: Option<Bare>,
     peer: Option<Peer>,
-    keeper: Option<(Keeper, SocketAddr)>,
+    keeper: Option<(Ensemble, SocketAddr)>,
     pub(crate) versions: Versions,
 }
 
@@ -114,8 +86,8 @@ impl World {
         };
         let mut world = Self { pairs: BTreeMap::new(), bare: None, peer, keeper: None, versions };
         if contenders.iter().any(|contender| *contender != Contender::Etcd) {
-            let keeper = Keeper::start(servers, options, &dir.join("zookeeper")).await?;
-            let server = keeper.server().await?;
+            let (keeper, leader) = start_keeper(servers, options, &dir.join("zookeeper")).await?;
+            let server = &keeper.servers()[leader];
             world.versions.zookeeper = Some(server.info().await?.version);
             let address = server.address();
             if let Some(sessions) = most(&[Contender::ZooKeeper, Contender::Segments]) {
@@ -152,7 +124,7 @@ impl World {
 
     /// A first load on a contender, of which nothing is kept.
     pub(crate) async fn warm_up(&mut self, entry: &Entry, timing: Timing) -> Result<()> {
-        let in_flight = entry.case.in_flight.max(FIRST_IN_FLIGHT).min(crate::plan::IN_FLIGHT_MAX);
+        let in_flight = entry.case.in_flight.max(FIRST_IN_FLIGHT);
         let case = Case { in_flight, ..entry.case };
         let timing = Timing { warm_up: 0.0, seconds: timing.warm_up * FIRST_WARM_UPS };
         self.measure(&Entry { case, ..*entry }, timing).await.map(drop)
@@ -175,7 +147,7 @@ impl World {
         }
     }
 
-    /// Waits until what the one before left to be done, like the upload of a snapshot, is done, and gives back the disk.
+    /// Waits until what the one before left to be done, like the upload of a snapshot, is done; then frees the disk.
     async fn settle(&self) -> Result<()> {
         let Some((keeper, address)) = &self.keeper else { return Ok(()) };
         let mut before = received(*address).await?;
@@ -199,7 +171,7 @@ async fn received(server: SocketAddr) -> Result<u64> {
     line.and_then(|number| number.trim().parse().ok()).with_context(|| format!("not understood: {answer}"))
 }
 
-/// Deletes what ZooKeeper would need only to start again, and purges once an hour: all logs and snapshots but the newest.
+/// Deletes what ZooKeeper would need only to start again, and purges once an hour: logs and snapshots but the newest.
 fn forget(dir: &Path) {
     let files = std::fs::read_dir(dir.join("version-2")).into_iter().flatten().flatten();
     let mut by_kind: BTreeMap<String, Vec<(u64, std::path::PathBuf)>> = BTreeMap::new();
