@@ -14,8 +14,9 @@ use crate::stats::percentile;
 
 /// How long what is in flight in the end may take.
 const DRAIN_LIMIT: Duration = Duration::from_secs(120);
-/// After a refusal. The time of a request runs on from its first attempt.
+/// After a refusal, doubled with each further one. The time of a request runs on from its first attempt.
 const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(32);
 /// Requests in flight while keys are filled.
 const FILLERS: u64 = 64;
 /// The distribution of latencies is told at these shares.
@@ -159,6 +160,7 @@ async fn work<T: Target>(target: Arc<T>, numbers: Arc<AtomicU64>, window: Window
     let mut tally = Tally::default();
     let mut began = Instant::now();
     let mut now = began;
+    let mut pause = PAUSE;
     while now < window.to {
         let number = numbers.fetch_add(1, Relaxed);
         let outcome = match does {
@@ -172,11 +174,13 @@ async fn work<T: Target>(target: Arc<T>, numbers: Arc<AtomicU64>, window: Window
                 if window.from <= now && now < window.to {
                     tally.latencies.push(u32::try_from((now - began).as_micros()).unwrap_or(u32::MAX));
                 }
-                began = now;
+                (began, pause) = (now, PAUSE);
             }
             Err(error) => {
                 *tally.errors.entry(error).or_default() += 1;
-                tokio::time::sleep(PAUSE).await;
+                // Thousands that try again at once would be a load of their own.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
                 now = Instant::now();
             }
         }
