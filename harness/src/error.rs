@@ -30,6 +30,9 @@ pub enum Error {
         /// The folder that was named.
         home: PathBuf,
     },
+    /// etcd is not installed.
+    #[error("no etcd in PATH: run `scripts/install bench` or `apt-get install etcd-server`, or measure without it")]
+    NoEtcd,
     /// A program could not be started.
     #[error("cannot start program={program}")]
     Spawn {

@@ -1,5 +1,5 @@
-//! Starts and torments real processes: ZooKeeper servers and ensembles, any other program, and a TCP proxy that
-//! breaks connections in chosen ways; and asks nodes over HTTP. For the demo, the nemesis and the tests.
+//! Starts and torments real processes: ZooKeeper servers and ensembles, etcd clusters, any other program, and a TCP
+//! proxy that breaks connections in chosen ways; and asks nodes over HTTP. For the demo, the nemesis and the tests.
 //!
 //! Everything listens on the loopback address unless told otherwise, on ports outside the kernel's ephemeral range,
 //! and dies with the process that started it, also when that process is killed.
@@ -22,6 +22,7 @@
 
 mod ensemble;
 mod error;
+mod etcd;
 mod http;
 mod installation;
 mod port;
@@ -32,6 +33,7 @@ mod server;
 
 pub use ensemble::{Ensemble, EnsembleBuilder};
 pub use error::Error;
+pub use etcd::{Etcd, EtcdBuilder, EtcdMember};
 pub use http::{HttpAnswer, HttpClient, HttpFailure};
 pub use hyper::{Method, StatusCode};
 pub use installation::Installation;
