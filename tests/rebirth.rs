@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(400);
 
 /// Runs `rebirth` with `arguments` beside the usual ones; returns its results.
 async fn rebirth(dir: &Path, arguments: &[&str]) -> Value {
-    let (json, log) = (dir.join("results.json"), dir.join("output"));
+    let json = dir.join("results.json");
     let process = Process::builder(env!("CARGO_BIN_EXE_rebirth"))
         .args(["--cycles", "1", "--clients", "4"])
         // Unless a folder is named, Debian's.
@@ -21,13 +21,9 @@ async fn rebirth(dir: &Path, arguments: &[&str]) -> Value {
         .arg("--report")
         .arg(dir.join("report.html"))
         .arg("--dir")
-        .arg(dir.join("data"))
-        .log(&log)
-        .spawn()
-        .expect("the program starts");
-    let status = tokio::time::timeout(PATIENCE, process.wait()).await;
-    let output = std::fs::read_to_string(&log).unwrap_or_default();
-    let status = status.unwrap_or_else(|_| panic!("it does not end:\n{output}"));
+        .arg(dir.join("data"));
+    let ran = process.run(PATIENCE).await;
+    let (status, output) = ran.unwrap_or_else(|error| panic!("{error}"));
     assert!(status.success(), "{status}:\n{output}");
     let last = output.lines().last().unwrap_or_default();
     assert!(last.starts_with("rebirth: cycles=1 acked=") && last.contains(" lost=0 stale=0 "), "{last}");

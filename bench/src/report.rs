@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use bequest_harness::html_escaped;
+
 use crate::load::Measured;
 use crate::machine::Machine;
 use crate::plan::{Contender, Entry};
@@ -37,16 +39,16 @@ pub(crate) struct Report<'a> {
 impl Report<'_> {
     /// The whole report.
     pub(crate) fn html(&self) -> String {
-        let about: Vec<String> = self.about.iter().map(|line| format!("<li>{}</li>", escaped(line))).collect();
+        let about: Vec<String> = self.about.iter().map(|line| format!("<li>{}</li>", html_escaped(line))).collect();
         format!(
             "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>bench {0}</title>\n\
              <style>{STYLE}</style>\n<h1>bench {0}</h1>\n<ul>{1}<li>{2}</li></ul>\n<h2>Ratios</h2>\n{3}\
              <h2>Throughput</h2>\n<div class=\"plots\">{4}</div>\n<h2>Latency</h2>\n\
              <p>How long a share of the requests took at most; medians over the repetitions.</p>\n\
              <div class=\"plots\">{5}</div>\n<h2>All figures</h2>\n{6}{7}</html>\n",
-            escaped(self.name),
+            html_escaped(self.name),
             about.concat(),
-            escaped(&self.machine.in_words()),
+            html_escaped(&self.machine.in_words()),
             self.ratios(),
             self.throughput(),
             self.latency(),
@@ -64,7 +66,7 @@ impl Report<'_> {
             let _ = writeln!(
                 table,
                 "<tr><td>{}</td><td>{}</td><td class=\"{class}\">{verdict}</td></tr>",
-                escaped(&ratio.name),
+                html_escaped(&ratio.name),
                 told(Some(ratio.spread), 2),
             );
         }
@@ -123,7 +125,7 @@ impl Report<'_> {
                 table,
                 "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{}</td><td>{}</td><td>{}</td>\
                  <td>{}</td></tr>",
-                escaped(&title(&row.entry)),
+                html_escaped(&title(&row.entry)),
                 who(contender, connections),
                 case.in_flight,
                 told(row.spread(Measured::per_second), 0),
@@ -142,7 +144,7 @@ impl Report<'_> {
         if errors.is_empty() {
             return "<p>Nothing was refused and nothing failed.</p>\n".to_owned();
         }
-        format!("<h2>Errors</h2>\n<pre>{}</pre>\n", escaped(&errors.join("\n")))
+        format!("<h2>Errors</h2>\n<pre>{}</pre>\n", html_escaped(&errors.join("\n")))
     }
 }
 
@@ -172,7 +174,10 @@ fn plot(title: &str, axes: &str, marks: &[(f64, String)], lines: &[Line]) -> Str
     let (y_min, y_max) = range(&mut points().map(|(_, y)| y.log10()));
     let (x_min, x_max) = range(&mut points().map(|(x, _)| *x).chain(marks.iter().map(|(x, _)| *x)));
     if !y_min.is_finite() {
-        return format!("<figure><figcaption>{}</figcaption><p>Nothing was answered.</p></figure>\n", escaped(title));
+        return format!(
+            "<figure><figcaption>{}</figcaption><p>Nothing was answered.</p></figure>\n",
+            html_escaped(title)
+        );
     }
     let (y_min, y_max) = (y_min.floor(), y_max.ceil().max(y_min.floor() + 1.0));
     let x = |value: f64| LEFT + (value - x_min) / (x_max - x_min).max(1e-9) * (WIDTH - LEFT - RIGHT);
@@ -182,7 +187,7 @@ fn plot(title: &str, axes: &str, marks: &[(f64, String)], lines: &[Line]) -> Str
     };
     let mut svg = format!(
         "<figure><figcaption>{}</figcaption><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">",
-        escaped(title)
+        html_escaped(title)
     );
     let (top, bottom, right) = (8.0, HEIGHT - BOTTOM, WIDTH - RIGHT);
     let mut power = y_min;
@@ -208,7 +213,7 @@ fn plot(title: &str, axes: &str, marks: &[(f64, String)], lines: &[Line]) -> Str
                 "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.2\" fill=\"{colour}\"><title>{}: {height:.3}</title></circle>",
                 x(*value),
                 y(*height),
-                escaped(name)
+                html_escaped(name)
             );
         }
         let _ = write!(svg, "<path class=\"line\" stroke=\"{colour}\" d=\"{path}\"/>");
@@ -221,11 +226,7 @@ fn plot(title: &str, axes: &str, marks: &[(f64, String)], lines: &[Line]) -> Str
 }
 
 fn label(x: f64, y: f64, anchor: &str, text: &str) -> String {
-    format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escaped(text))
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", html_escaped(text))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ fn contenders(all: &[&'static str]) -> Vec<&'static str> {
 /// Runs it and gives back what it printed, and its JSON.
 async fn bench(name: &str, contenders: &[&str], more: &[&str]) -> (String, Value) {
     let dir = tempfile::tempdir().expect("temporary folders can be made");
-    let (log, json, report) = (dir.path().join("output"), dir.path().join("json"), dir.path().join("report.html"));
+    let (json, report) = (dir.path().join("json"), dir.path().join("report.html"));
     let process = Process::builder(env!("CARGO_BIN_EXE_bench"))
         .args([name, "--quick", "--warm-up", "0.05", "--seed", "7", "--in-flight", "1,64"])
         .args(["--only", &contenders.join(",")])
@@ -30,13 +30,9 @@ async fn bench(name: &str, contenders: &[&str], more: &[&str]) -> (String, Value
         .arg("--report")
         .arg(&report)
         .arg("--dir")
-        .arg(dir.path().join("data"))
-        .log(&log)
-        .spawn()
-        .expect("the program starts");
-    let status = tokio::time::timeout(PATIENCE, process.wait()).await;
-    let output = std::fs::read_to_string(&log).unwrap_or_default();
-    let status = status.unwrap_or_else(|_| panic!("it does not end:\n{output}"));
+        .arg(dir.path().join("data"));
+    let ran = process.run(PATIENCE).await;
+    let (status, output) = ran.unwrap_or_else(|error| panic!("{error}"));
     assert!(status.success(), "{status}:\n{output}");
     println!("{output}");
     let report = std::fs::read_to_string(&report).expect("the report is written");
@@ -95,11 +91,9 @@ async fn read_measures_alone_and_with_writes_on_an_ensemble_too() {
 #[tokio::test]
 async fn names_that_are_not_there_are_refused_and_nodes_are_not_offered() {
     let run = |argument: &'static str| async move {
-        let dir = tempfile::tempdir().expect("temporary folders can be made");
-        let log = dir.path().join("output");
-        let process = Process::builder(env!("CARGO_BIN_EXE_bench")).arg(argument).log(&log).spawn().expect("starts");
-        let status = process.wait().await;
-        (status.success(), std::fs::read_to_string(&log).expect("something is said"))
+        let run = Process::builder(env!("CARGO_BIN_EXE_bench")).arg(argument).run(PATIENCE).await;
+        let (status, said) = run.unwrap_or_else(|error| panic!("{error}"));
+        (status.success(), said)
     };
     let (succeeded, said) = run("--help").await;
     assert!(succeeded && said.contains("append") && said.contains("read"), "{said}");

@@ -39,6 +39,6 @@ pub use hyper::{Method, StatusCode};
 pub use installation::Installation;
 pub use port::free_port;
 pub use process::{Process, ProcessBuilder};
-pub use program::{data_folder, interruption};
+pub use program::{data_folder, html_escaped, interruption};
 pub use proxy::{Close, Framing, Proxy};
 pub use server::{four_letter_word, Mode, ServerInfo, ZooKeeperServer, ZooKeeperServerBuilder};

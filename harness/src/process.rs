@@ -104,6 +104,29 @@ impl ProcessBuilder {
         Process::watch(child, self.name.clone(), self.log.clone()).map_err(failed)
     }
 
+    /// Runs the program to its end; how it ended, and everything it wrote.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn); [`Error::NotReady`], with all it wrote, if it has not ended after `limit`, and is killed.
+    pub async fn run(self, limit: Duration) -> Result<(ExitStatus, String), Error> {
+        let dir = tempfile::tempdir().map_err(|source| Error::File {
+            action: "make a folder in",
+            path: std::env::temp_dir(),
+            source,
+        })?;
+        let log = dir.path().join("log");
+        let process = self.log(&log).spawn()?;
+        let ended = tokio::time::timeout(limit, process.wait()).await;
+        let written = fs::read_to_string(&log).unwrap_or_default();
+        match ended {
+            Ok(status) => Ok((status, written)),
+            Err(_) => {
+                let (name, wanted) = (process.name.clone(), "its end".to_owned());
+                Err(Error::NotReady { name, wanted, waited: limit, log_tail: written })
+            }
+        }
+    }
+
     fn output(&self) -> Result<(Stdio, Stdio), Error> {
         let Some(path) = &self.log else {
             return Ok((Stdio::null(), Stdio::null()));

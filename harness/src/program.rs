@@ -1,4 +1,5 @@
-//! What the programs that torment nodes have in common: a folder for a run's data, and an end when asked to.
+//! What the programs that torment and measure nodes have in common: a folder for a run's data, an end when asked to,
+//! and text in their reports.
 
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,12 @@ pub async fn interruption() {
             let _ = tokio::signal::ctrl_c().await;
         }
     }
+}
+
+/// Text as it may stand in HTML, between tags or in an attribute's quotes.
+#[must_use]
+pub fn html_escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -25,12 +25,7 @@ pub(crate) fn address() -> SocketAddr {
 
 /// Runs a command to its end; returns its exit code and everything it wrote.
 pub(crate) async fn run(command: ProcessBuilder) -> (Option<i32>, String) {
-    let dir = tempfile::tempdir().expect("temporary folders can be made");
-    let log = dir.path().join("log");
-    let process = command.log(&log).spawn().expect("the program starts");
-    let status = tokio::time::timeout(PATIENCE, process.wait()).await;
-    let written = std::fs::read_to_string(&log).unwrap_or_default();
-    let status = status.unwrap_or_else(|_| panic!("it does not end; it wrote:\n{written}"));
+    let (status, written) = command.run(PATIENCE).await.unwrap_or_else(|error| panic!("{error}"));
     (status.code(), written)
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use bequest_harness::html_escaped;
+
 use super::fault::Kind;
 use super::history::{Moment, Outcome, Record};
 use super::nemesis::{Round, Span};
@@ -48,9 +50,9 @@ impl Report<'_> {
             "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>torture: {word}</title>\n<style>{STYLE}</style>\n\
              <h1 class=\"{class}\">torture: {word}</h1>\n<p><code>{}</code></p>\n<p>Seed {}. ZooKeeper {}, three servers. {}</p>\n{}{}\
              <h2>Faults over latency and availability</h2>\n{}<h2>Faults</h2>\n{}{}<h2>What happened</h2>\n{}</html>\n",
-            escaped(self.last_line),
+            html_escaped(self.last_line),
             self.seed,
-            escaped(self.zookeeper),
+            html_escaped(self.zookeeper),
             self.served(),
             self.checks(),
             self.problems(),
@@ -87,7 +89,8 @@ impl Report<'_> {
     }
 
     fn problems(&self) -> String {
-        let all: Vec<String> = self.failures.iter().chain(&self.verdict.violations).map(|text| escaped(text)).collect();
+        let all: Vec<String> =
+            self.failures.iter().chain(&self.verdict.violations).map(|text| html_escaped(text)).collect();
         if all.is_empty() {
             return String::new();
         }
@@ -183,7 +186,7 @@ impl Report<'_> {
         let items: Vec<String> = self
             .left_out
             .iter()
-            .map(|(kind, why)| format!("<li>{}: left out here ({})</li>", kind.name(), escaped(why)))
+            .map(|(kind, why)| format!("<li>{}: left out here ({})</li>", kind.name(), html_escaped(why)))
             .collect();
         if items.is_empty() {
             "<p>No fault was left out.</p>\n".to_owned()
@@ -195,7 +198,7 @@ impl Report<'_> {
     fn log(&self) -> String {
         let mut list = "<pre>".to_owned();
         for event in self.events {
-            let _ = writeln!(list, "{:>8.2} s  {}", event.at.seconds(), escaped(&event.what));
+            let _ = writeln!(list, "{:>8.2} s  {}", event.at.seconds(), html_escaped(&event.what));
         }
         list + "</pre>\n"
     }
@@ -273,10 +276,6 @@ impl Lane {
             Self::Members => "ZooKeeper",
         }
     }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ fn fields(line: &str) -> HashMap<&str, &str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_real_nodes_stay_linearizable_and_lose_nothing_under_a_nemesis() {
     let dir = tempfile::tempdir().expect("temporary folders can be made");
-    let (log, edn, report) = (dir.path().join("output"), dir.path().join("edn"), dir.path().join("report.html"));
+    let (edn, report) = (dir.path().join("edn"), dir.path().join("report.html"));
     let process = Process::builder(env!("CARGO_BIN_EXE_torture"))
         .args(["--minutes", "0.65", "--patience", "240"])
         .arg("--program")
@@ -33,13 +33,9 @@ async fn two_real_nodes_stay_linearizable_and_lose_nothing_under_a_nemesis() {
         .arg("--edn")
         .arg(&edn)
         .arg("--report")
-        .arg(&report)
-        .log(&log)
-        .spawn()
-        .expect("the program starts");
-    let status = tokio::time::timeout(PATIENCE, process.wait()).await;
-    let output = std::fs::read_to_string(&log).unwrap_or_default();
-    let status = status.unwrap_or_else(|_| panic!("it does not end:\n{output}"));
+        .arg(&report);
+    let ran = process.run(PATIENCE).await;
+    let (status, output) = ran.unwrap_or_else(|error| panic!("{error}"));
     assert!(status.success(), "{status}:\n{output}");
     for line in output.lines().filter(|line| line.starts_with("left out here:")) {
         println!("{line}");

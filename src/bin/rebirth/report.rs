@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use bequest_harness::html_escaped;
+
 use super::clock::Moment;
 use super::journal::{Journal, Outage};
 use super::summary::{ms, Row, Summary};
@@ -21,7 +23,7 @@ pub(crate) fn html(summary: &Summary, journal: &Journal, acks: &[Moment]) -> Str
          <style>{STYLE}</style>\n<h1>rebirth: {verdict}</h1>\n<p><code>{}</code></p>\n\
          <p>Seed {}. Downtime is the longest time between two acknowledged writes around a fault, over all clients.</p>\n\
          {}{}{}<h2>Downtime by kind of death</h2>\n{}{}<h2>What happened</h2>\n{}</html>\n",
-        escaped(&summary.last_line()),
+        html_escaped(&summary.last_line()),
         summary.seed,
         problems(summary),
         "<h2>Acknowledged writes over time</h2>\n",
@@ -41,7 +43,8 @@ const STYLE: &str = "body{font:15px system-ui,sans-serif;max-width:1100px;margin
 fn problems(summary: &Summary) -> String {
     let failures = summary.failures.iter().cloned();
     let violations = summary.violations.iter().map(|found| format!("{:.2} s: {}", found.at.seconds(), found.what));
-    let list: Vec<String> = failures.chain(violations).map(|text| format!("<li>{}</li>", escaped(&text))).collect();
+    let list: Vec<String> =
+        failures.chain(violations).map(|text| format!("<li>{}</li>", html_escaped(&text))).collect();
     if list.is_empty() {
         return String::new();
     }
@@ -79,11 +82,11 @@ fn timeline(journal: &Journal, outages: &[&Outage], acks: &[Moment]) -> String {
              <line class=\"fault\" x1=\"{fault:.1}\" x2=\"{fault:.1}\" y1=\"{TIMELINE_HEIGHT}\" y2=\"{}\"/>\
              <text x=\"{fault:.1}\" y=\"{}\">{}</text>",
             (to - from).max(1.0),
-            escaped(outage.kind),
+            html_escaped(outage.kind),
             ms(outage.downtime()),
             TIMELINE_HEIGHT + 8.0,
             TIMELINE_HEIGHT + 20.0,
-            escaped(outage.kind.get(..1).unwrap_or_default()),
+            html_escaped(outage.kind.get(..1).unwrap_or_default()),
             fault = x(outage.fault),
         );
     }
@@ -124,7 +127,7 @@ fn distribution(rows: &[Row], outages: &[&Outage]) -> String {
     }
     for (number, row) in rows.iter().enumerate() {
         let y = number as f64 * ROW + ROW / 2.0;
-        let _ = write!(svg, "<text x=\"0\" y=\"{:.1}\">{}</text>", y + 4.0, escaped(&row.kind));
+        let _ = write!(svg, "<text x=\"0\" y=\"{:.1}\">{}</text>", y + 4.0, html_escaped(&row.kind));
         for outage in outages.iter().filter(|outage| outage.kind == row.kind) {
             let place = x(ms(outage.downtime()));
             let _ = write!(
@@ -148,7 +151,7 @@ fn table(rows: &[Row]) -> String {
     let mut table =
         "<table><tr><th>kind of death</th><th>count</th><th>median ms</th><th>worst ms</th></tr>\n".to_owned();
     for Row { kind, count, median_ms, worst_ms } in rows {
-        let kind = escaped(kind);
+        let kind = html_escaped(kind);
         let _ =
             writeln!(table, "<tr><td>{kind}</td><td>{count}</td><td>{median_ms:.1}</td><td>{worst_ms:.1}</td></tr>");
     }
@@ -158,13 +161,9 @@ fn table(rows: &[Row]) -> String {
 fn events(journal: &Journal) -> String {
     let mut list = "<pre>".to_owned();
     for event in &journal.events {
-        let _ = writeln!(list, "{:>8.2} s  {}", event.at.seconds(), escaped(&event.what));
+        let _ = writeln!(list, "{:>8.2} s  {}", event.at.seconds(), html_escaped(&event.what));
     }
     list + "</pre>\n"
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

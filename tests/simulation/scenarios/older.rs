@@ -1,7 +1,20 @@
 //! A ZooKeeper that is older than what a node knows of it, or empty.
 
+use bequest_recovery::model::Backup;
+
 use super::*;
 use crate::mix::Machines;
+
+/// Everybody dies, ZooKeeper is put back, and everybody returns.
+fn must_be_refused_when_they_return_to(world: &mut World, backup: &Backup) {
+    for pid in world.pids() {
+        world.kill(pid, Death::Process);
+    }
+    world.zoo.roll_back(backup);
+    for error in everybody_stops(world, 30 * SECOND) {
+        assert!(matches!(error, GroupError::WentBackwards { .. }), "{error}");
+    }
+}
 
 #[test]
 fn a_zookeeper_that_went_backwards_is_refused_and_local_data_is_kept() {
@@ -36,13 +49,7 @@ fn a_node_that_returns_to_an_older_zookeeper_refuses_it() {
     let backup = world.zoo.backup();
     world.write_for(SECOND);
     world.must_converge();
-    for pid in world.pids() {
-        world.kill(pid, Death::Process);
-    }
-    world.zoo.roll_back(&backup);
-    for error in everybody_stops(&mut world, 30 * SECOND) {
-        assert!(matches!(error, GroupError::WentBackwards { .. }), "{error}");
-    }
+    must_be_refused_when_they_return_to(&mut world, &backup);
 }
 
 #[test]
@@ -60,13 +67,7 @@ fn what_was_committed_is_missed_also_by_a_node_that_needs_an_older_snapshot() {
         let log = world.disks[&place].group(0).log.expect("a log is there");
         assert!(log.base.index > end, "{place:?}: no snapshot reaches to where its log begins");
     }
-    for pid in world.pids() {
-        world.kill(pid, Death::Process);
-    }
-    world.zoo.roll_back(&backup);
-    for error in everybody_stops(&mut world, 30 * SECOND) {
-        assert!(matches!(error, GroupError::WentBackwards { .. }), "{error}");
-    }
+    must_be_refused_when_they_return_to(&mut world, &backup);
 }
 
 #[test]
