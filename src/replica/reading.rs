@@ -295,6 +295,6 @@ impl Replica {
     }
 }
 
-fn went_backwards(what: &'static str, seen: Position, found: String) -> GroupError {
+pub(super) fn went_backwards(what: &'static str, seen: Position, found: String) -> GroupError {
     GroupError::WentBackwards { what, seen: format!("index {}", seen.index), found }
 }

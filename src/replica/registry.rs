@@ -251,7 +251,7 @@ impl Registry {
             }
             // Lost a race, or an earlier attempt of our own won it: the nonce tells.
             (Call::Register, Outcome::Refused(refusal))
-                if matches!(refusal.reason, Reason::BadVersion | Reason::NodeExists | Reason::NoNode) =>
+                if matches!(refusal.reason, Reason::BadVersion | Reason::NodeExists) =>
             {
                 Self::call(cx, Call::Read, Request::Get { path: path::node(node), watch: false });
                 None
@@ -272,7 +272,8 @@ impl Registry {
                 None
             }
             (Call::Watch | Call::Live | Call::LiveAgain | Call::Peer(_) | Call::PeerWatch(_), _) => None,
-            // Unknown, or a server that has not seen the cluster yet.
+            // Unknown, or a server that has not seen the cluster yet; or where registrations lie is gone, and the check at
+            // the next beginning says so.
             (Call::Exists | Call::Cluster | Call::Read | Call::Register, _) => {
                 self.retry(cx);
                 None

@@ -9,6 +9,7 @@ use super::event::{Apply, Effect, MachineEvent, NodeId, Persist};
 use super::log::Wanted;
 use super::message::{encode_raft, Body, RaftBytes};
 use super::peers::send;
+use super::reading::went_backwards;
 use super::replica::{Phase, Replica};
 use crate::error::{GroupError, ProposeError};
 
@@ -27,6 +28,13 @@ impl Replica {
             if let Some(entry) = outputs.committed.iter().find(|entry| entry.kind != 0) {
                 let (index, what) = (entry.index, format!("membership change of kind {}", entry.kind));
                 return self.stop(cx, GroupError::UnknownEntry { index, what });
+            }
+            // What lay in a WAL is in every later leader's log. One that puts something else there began with less, so
+            // ZooKeeper was put back. Nothing of this round has left memory, and nothing will: the local log keeps it.
+            let known = self.known.position;
+            if let Some(replaced) = outputs.truncate_from.filter(|from| *from <= known.index) {
+                let found = format!("a leader with another entry at index {replaced}");
+                return self.stop(cx, went_backwards("wal", known, found));
             }
             let persist = Persist {
                 truncate_from: outputs.truncate_from,

@@ -5,7 +5,7 @@
 //! and keeps its log. Until it has found out, what it reads must still be all that was ever acknowledged. A node that
 //! never knew of it may serve; no node can tell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use bequest::{GroupError, NodeError};
@@ -15,6 +15,7 @@ use rand::Rng;
 use crate::blows::Blow;
 use crate::counts::Counts;
 use crate::dice::Part;
+use crate::machine::Took;
 use crate::mix::{Micros, SECOND};
 use crate::steps::Step;
 use crate::world::{Pid, Place, World};
@@ -32,10 +33,19 @@ const STEPS: u64 = 2_000;
 pub struct Fork {
     /// Tokens from here on were given out after it.
     token: u64,
-    /// Whose disk says that there was more, by group; with what of the log it had.
-    knowing: Vec<(Place, usize, Vec<Position>)>,
+    /// Whose disk says that there was more, by group.
+    knowing: BTreeMap<(Place, usize), Knowing>,
     /// Groups of whose log nothing is missing, or all of it was brought back; it may have been trimmed since.
     whole: BTreeSet<usize>,
+}
+
+/// What a disk says of the past.
+#[derive(Debug)]
+struct Knowing {
+    /// Up to where it is known to have been in ZooKeeper. What the node holds beyond that it may yet replace.
+    reach: u64,
+    /// What of the log it had, up to there.
+    log: Vec<Position>,
 }
 
 impl World {
@@ -43,7 +53,45 @@ impl World {
     pub fn knows_no_better(&self, pid: Pid, group: usize) -> bool {
         let Some(fork) = &self.fork else { return false };
         let place = self.processes.get(&pid).map(|process| process.place);
-        !fork.knowing.iter().any(|(knows, of, _)| Some(*knows) == place && *of == group)
+        place.is_none_or(|place| !fork.knowing.contains_key(&(place, group)))
+    }
+
+    /// A machine applied something; `false` if that belongs to another history than ours.
+    pub fn took_in_ours(&mut self, pid: Pid, group: usize, took: &Took) -> bool {
+        if self.knows_no_better(pid, group) {
+            return false;
+        }
+        match self.groups[group].mirror.does(took.index) {
+            Some(does) if does == Some((took.key, took.value)) => true,
+            None if self.fork.is_none() || self.is_whole_again(group) => true,
+            _ => !self.follows_another(pid, group, took.index),
+        }
+    }
+
+    /// A process is at an index at which ours is another history; whether that is beyond all that its disk knew.
+    ///
+    /// A disk may know of some of what was lost, and not of the rest. Whoever finds all that it knew of, as the leader
+    /// it was lost under wrote it again, follows the new history from there on, and no node can tell.
+    pub fn follows_another(&mut self, pid: Pid, group: usize, index: u64) -> bool {
+        let place = self.processes.get(&pid).map(|process| process.place);
+        let (Some(place), Some(fork)) = (place, &mut self.fork) else { return false };
+        let follows = fork.knowing.get(&(place, group)).is_some_and(|knowing| knowing.reach < index);
+        if follows {
+            fork.knowing.remove(&(place, group));
+            self.counts.one("went on in another history, beyond all that its disk knew");
+        }
+        follows
+    }
+
+    /// A machine was restored to a state at `applied`; whether that is not ours, though it has all that its disk knew of.
+    pub fn restored_another(&mut self, pid: Pid, group: usize, applied: u64) -> bool {
+        let place = self.processes.get(&pid).map(|process| process.place);
+        let knowing = self.fork.as_ref().and_then(|fork| fork.knowing.get(&(place?, group)));
+        let Some(reach) = knowing.map(|knowing| knowing.reach) else { return false };
+        let (_, lists) = self.processes[&pid].replicas[group].host.scan();
+        let history = &self.groups[group].history;
+        let holds = |up_to| (0..).zip(&lists).all(|(key, list)| list.starts_with(&history.list(key, up_to)));
+        holds(reach) && !holds(applied) && self.follows_another(pid, group, applied)
     }
 
     /// Whether ZooKeeper went back and lacks nothing of a group's log, or lacks nothing any more: a leader issues again what it
@@ -101,13 +149,11 @@ impl World {
     }
 
     fn goes_back(&mut self, how: impl FnOnce(&mut bequest_recovery::model::ZooModel), wiped: bool, reached: &[u64]) {
-        let mut knowing = Vec::new();
+        let mut knowing = BTreeMap::new();
         for place in self.places() {
             for (group, index) in reached.iter().enumerate() {
                 let Some(log) = self.disks.get(&place).and_then(|disk| disk.group(group).log) else { continue };
-                // What a process has read there and not yet found committed counts from its next life on.
-                let read = if self.at(place).is_some() { 0 } else { log.known.position.index };
-                let known = read.max(log.commit);
+                let known = log.known.position.index.max(log.commit);
                 if !wiped && known <= *index {
                     continue;
                 }
@@ -118,7 +164,7 @@ impl World {
                     position.index <= known && entry.is_some_and(|(_, hash)| *hash == position.hash)
                 };
                 let log = log.slots.iter().map(|slot| slot.position).filter(there).collect();
-                knowing.push((place, group, log));
+                knowing.insert((place, group), Knowing { reach: known, log });
             }
         }
         self.counts.add("disks that knew more than zookeeper", knowing.len() as u64);
@@ -148,17 +194,17 @@ impl World {
     fn all_found(&self) -> bool {
         let Some(fork) = &self.fork else { return true };
         let found = self.found();
-        fork.knowing.iter().all(|(place, _, _)| found.contains(place))
+        fork.knowing.keys().all(|(place, _)| found.contains(place))
     }
 
     fn check_found(&mut self, wiped: bool) {
         let Some(fork) = &self.fork else { return };
         let found = self.found();
         let mut whole = 0;
-        for (place, group, log) in &fork.knowing {
-            // A leader issues again what it has no answer of. If that is all there was, nothing is missing. And who was
-            // being born as ZooKeeper was wiped waits for ever.
+        for ((place, group), Knowing { log, .. }) in &fork.knowing {
+            // A leader issues again what it has no answer of. If that is all there was, nothing is missing.
             whole += u64::from(!found.contains(place));
+            assert!(!wiped || found.contains(place), "{place:?} says nothing of a zookeeper that was wiped");
             let kept = self.disks[place].group(*group).log.expect("a log is never deleted");
             let there = |position: &Position| {
                 position.index <= kept.base.index || kept.slots.iter().any(|slot| slot.position == *position)

@@ -343,14 +343,16 @@ impl World {
             return;
         }
         let end = self.groups[group].mirror.end().index;
-        if after > end && self.is_whole_again(group) {
+        if after > end && (self.is_whole_again(group) || self.follows_another(pid, group, after)) {
             return;
         }
         assert!(after <= end, "I1: {pid:?} applied {after}, the log in zookeeper ends at {end}");
         if output.iter().any(|output| matches!(output, Output::Restored)) {
             self.counts.one("restore finished");
             self.note(("restored", pid.0, after), || format!("{pid:?} restored the state at {after}"));
-            self.check_state(pid, group);
+            if !self.restored_another(pid, group, after) {
+                self.check_state(pid, group);
+            }
         } else {
             assert!(after >= before, "{pid:?} went back from {before} to {after} without a restore");
         }
@@ -384,8 +386,10 @@ impl World {
         for output in output {
             match output {
                 Output::Event(event) => self.tell(pid, Event::Machine(number(group), event)),
-                Output::Took(_) if self.knows_no_better(pid, group) => {}
-                Output::Took(took) => self.groups[group].history.took(pid, took),
+                Output::Took(took) if self.took_in_ours(pid, group, &took) => {
+                    self.groups[group].history.took(pid, took);
+                }
+                Output::Took(_) => {}
                 Output::Write(state) => {
                     if let Some(place) = self.processes.get(&pid).map(|process| process.place) {
                         self.disks.entry(place).or_default().write(crate::disk::Write::Machine(group, state));

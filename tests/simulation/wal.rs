@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bequest::command::Command;
 use bequest_recovery::entry::{Entry, EntryHash, Position};
 use bequest_recovery::keeper::Op;
 use bequest_recovery::model::{Change, Transaction, ZooModel};
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 use crate::counts::Counts;
 use crate::genesis;
+use crate::machine::key_and_value;
 
 /// The group's part of ZooKeeper, as its history made it.
 #[derive(Debug)]
@@ -76,6 +78,15 @@ impl Mirror {
     /// The entry at an index, once it was written.
     pub fn entry(&self, index: u64) -> Option<&Entry> {
         self.log.get(usize::try_from(index.checked_sub(1)?).ok()?).map(|(entry, _)| entry)
+    }
+
+    /// What the entry at an index does, if there is one: the key and value of its command, if it carries one.
+    pub fn does(&self, index: u64) -> Option<Option<(u64, u64)>> {
+        let command = Command::decode(&self.entry(index)?.data);
+        Some(match command.expect("only commands are written") {
+            Command::Plain(command) | Command::InSession(_, command) => key_and_value(&command),
+            _ => None,
+        })
     }
 
     /// Segments that are there now.
@@ -293,10 +304,11 @@ impl Mirror {
             }
         } else if let Some(hash) = path.strip_prefix(&self.paths.chunks()).and_then(|rest| rest.strip_prefix('/')) {
             self.chunks.remove(hash);
+            let hash = unhexed(hash);
             for name in [&self.pointer.newest, &self.pointer.previous].into_iter().flatten() {
                 let manifest = &self.manifests[&(name.index, name.term)];
-                let needed = manifest.chunks.iter().any(|chunk| hex(&chunk.hash) == hash);
-                assert!(!needed, "chunk {hash} was collected though snapshot {} needs it", name.index);
+                let needed = manifest.chunks.iter().any(|chunk| chunk.hash[..] == hash[..]);
+                assert!(!needed, "chunk {} was collected though snapshot {} needs it", hex(&hash), name.index);
             }
             counts.one("chunk collected");
         } else if let Some(name) = path.strip_prefix(&self.paths.manifests()).and_then(|rest| rest.strip_prefix('/')) {
@@ -339,4 +351,9 @@ impl Mirror {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhexed(name: &str) -> Vec<u8> {
+    let byte = |at| u8::from_str_radix(name.get(at..at + 2)?, 16).ok();
+    (0..name.len()).step_by(2).map(|at| byte(at).expect("chunks are named by their hash")).collect()
 }

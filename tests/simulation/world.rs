@@ -178,7 +178,8 @@ pub struct World {
     pub held: Held,
     /// What happens, told in the protocol's words, where somebody listens.
     pub tale: Option<Tale>,
-    queue: BTreeMap<(Micros, u64), Happening>,
+    // Boxed, since a tree moves its entries about.
+    queue: BTreeMap<(Micros, u64), Box<Happening>>,
     serial: u64,
 }
 
@@ -259,7 +260,7 @@ impl World {
     /// Lets something happen later.
     pub fn after(&mut self, delay: Micros, happening: Happening) {
         let serial = self.fresh();
-        self.queue.insert((self.now + delay, serial), happening);
+        self.queue.insert((self.now + delay, serial), Box::new(happening));
     }
 
     /// Runs until the cores have done this many steps more, or `done` says so; `false` if nothing is left to happen
@@ -271,7 +272,7 @@ impl World {
             let ((now, _), happening) = first.remove_entry();
             self.busy += (now - self.now).min(IDLE);
             self.now = now;
-            self.happen(happening);
+            self.happen(*happening);
             for group in &mut self.groups {
                 group.mirror.follow(&self.zoo, &mut self.counts);
             }
