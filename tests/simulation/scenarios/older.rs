@@ -1,6 +1,7 @@
 //! A ZooKeeper that is older than what a node knows of it, or empty.
 
 use bequest_recovery::model::Backup;
+use bequest_recovery::path::{self, NODES};
 
 use super::*;
 use crate::mix::Machines;
@@ -114,4 +115,36 @@ fn an_empty_zookeeper_is_never_founded_by_joining() {
         assert!(matches!(error, NodeError::NoSuchCluster { .. }), "{error}");
     }
     assert_eq!(world.zoo.head().iter().count(), 0, "nothing was created");
+}
+
+/// It finds no registration of its own, and no place for one: whether it lost a race or there is no cluster any more, only
+/// the check tells with which it began.
+#[test]
+fn a_node_with_nowhere_to_register_says_that_there_is_no_cluster() {
+    let mut without = 0;
+    for steps in 0.. {
+        let mut world = serving(&ROOMY);
+        world.hostile = true;
+        let (leader, follower) = world.leader_and_follower();
+        let own = path::node(world.node(leader));
+        let registered = |world: &World| world.zoo.head().get(&own).expect("it registered").version;
+        let before = registered(&world);
+        world.kill_now(leader, true);
+        let born = |world: &World| world.pids().into_iter().find(|pid| *pid != follower);
+        world.until("it is back", 30 * SECOND, |world| born(world).is_some());
+        let pid = born(&world).expect("it is back");
+        world.run(steps, Micros::MAX, |_| false);
+        if registered(&world) > before {
+            break;
+        }
+        let nodes: Vec<String> = world.zoo.head().below(NODES).map(|(path, _)| path.to_owned()).collect();
+        for path in nodes.iter().rev().map(String::as_str).chain([NODES]) {
+            world.zoo.tamper(path, None);
+        }
+        world.until("it says so", 30 * SECOND, |world| world.node_stops.iter().any(|(stopped, _)| *stopped == pid));
+        let (_, error) = world.node_stops.iter().find(|(stopped, _)| *stopped == pid).expect("it stopped");
+        assert!(matches!(error, NodeError::NoSuchCluster { .. }), "{error}");
+        without += 1;
+    }
+    assert!(without > 3, "{without} births were not done with registering");
 }
