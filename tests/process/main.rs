@@ -15,6 +15,7 @@ mod network;
 mod operator;
 mod peer_port;
 mod proposal;
+mod shortage;
 mod snapshots;
 mod wal;
 mod world;
