@@ -5,6 +5,7 @@
 mod acl;
 mod backwards;
 mod disk;
+mod ensemble;
 #[allow(dead_code, reason = "shared with the tests of the interface, which need all of it")]
 #[path = "../cli/exchange.rs"]
 mod exchange;
@@ -19,3 +20,4 @@ mod shortage;
 mod snapshots;
 mod wal;
 mod world;
+mod zookeeper_disk;
