@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn calls_beyond_the_bound_are_refused_until_earlier_ones_are_taken() {
         let (config, gate) = gate();
-        let full = 2 * config.proposal_bytes_in_flight >> 20;
+        let full = 2 * (config.proposal_bytes_in_flight >> 20);
         let mut inside: Vec<Permits> = (0..full).map(|_| gate.enter((1 << 20) - 1).expect("room")).collect();
         assert_eq!(gate.enter(0).expect_err("full"), "bytes waiting for the raft thread");
         inside.pop();
