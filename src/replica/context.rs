@@ -8,6 +8,21 @@ use bequest_recovery::record::Addresses;
 
 use super::event::{Config, Effect, GroupNumber, Incarnation, NodeId, Now};
 
+/// Lends out what a step needs, beside one other field of the core.
+macro_rules! context {
+    ($core:ident, $now:expr, $effects:expr) => {
+        &mut $crate::replica::context::Context {
+            now: $now,
+            config: &$core.config,
+            random: &mut $core.random,
+            facts: &$core.facts,
+            calls: &mut $core.calls,
+            effects: $effects,
+        }
+    };
+}
+pub(super) use context;
+
 /// Numbers that look random, from a seed alone: the core stays deterministic (SplitMix64, Steele et al. 2014).
 #[derive(Debug)]
 pub(super) struct Random(u64);
@@ -108,6 +123,11 @@ impl Facts {
             Some((_, before)) => (smoothed * 7 + took.min(before)) / 8,
         };
         self.last_write = Some((now, took));
+    }
+
+    /// Silence that makes a leader doubted where nothing calls for more patience.
+    pub(super) fn patience(&self, config: &Config) -> Duration {
+        config.election_timeout.max(self.write_latency * 4)
     }
 
     pub(super) fn incarnation(&self) -> Option<Incarnation> {

@@ -320,6 +320,13 @@ impl Engine {
         Some(outputs)
     }
 
+    /// Whether there is nothing to be taken, nor to be fetched for raft-rs, until something is told it.
+    pub(super) fn is_quiet(&self) -> bool {
+        let requests = self.log().requests.borrow();
+        let fetches = requests.fetch.as_ref().is_some_and(|wanted| !wanted.asked);
+        !fetches && requests.archive.is_empty() && !self.raft.0.has_ready()
+    }
+
     /// The write of this number and all before it are in the local log; what may now be sent.
     pub(super) fn persisted_to(&mut self, write: u64) -> Vec<Message> {
         let mut messages = Vec::new();

@@ -3,6 +3,7 @@
 //! [`Core::step`] is told what happened and answers what is to be done. There is no clock, thread, randomness, I/O or
 //! async in here: the same events give the same effects, always, so a seed replays a run exactly.
 
+mod agenda;
 mod archive;
 mod ballot;
 mod birth;
@@ -15,6 +16,7 @@ pub mod event;
 pub(crate) mod fuzzing;
 mod hint;
 mod lead;
+mod links;
 mod log;
 mod message;
 mod peers;
@@ -24,28 +26,30 @@ mod registry;
 #[expect(clippy::module_inception, reason = "the noun of this folder, beside its parts")]
 mod replica;
 mod restoring;
+mod roster;
 mod round;
 pub mod status;
 mod stop;
 mod succession;
 mod suspicion;
 mod tail;
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bequest_recovery::keeper::{KeeperEvent, Outcome, RequestId, SessionNumber};
 use bequest_recovery::planted;
-use bequest_recovery::record::{Addresses, Testimony};
+use bequest_recovery::record::Testimony;
 use bytes::Bytes;
-use prost::Message as _;
 
+use agenda::{Agenda, Plan};
 use challenge::{Challenges, Question};
-use context::{Calls, Context, Facts, Owner, Random};
-use event::{Config, Effect, Effects, Event, GroupNumber, Incarnation, LinkEvent, NodeId, Now, Token};
-use message::{Beat, Body, Envelope};
+use context::{context, Calls, Context, Facts, Owner, Random};
+use event::{Config, Effect, Effects, Event, GroupNumber, Now, Token};
 use registry::{News, Registry};
 use replica::Replica;
+use roster::Roster;
 
 pub use engine::NODES_MAX;
 pub use event::default_limits;
@@ -63,25 +67,15 @@ pub struct Core {
     registry: Registry,
     challenges: Challenges,
     replicas: BTreeMap<GroupNumber, Replica>,
-    /// Replicas that an event of this step concerned.
+    roster: Roster,
+    agenda: Agenda,
+    /// The patience that the plans rest on.
+    patience: Duration,
+    /// Replicas that this step concerned.
     touched: BTreeSet<GroupNumber>,
     beaten: Now,
     halted: bool,
     told_shut_down: bool,
-}
-
-/// Lends out what a step needs, beside one other field of the core.
-macro_rules! context {
-    ($core:ident, $now:expr, $effects:expr) => {
-        &mut Context {
-            now: $now,
-            config: &$core.config,
-            random: &mut $core.random,
-            facts: &$core.facts,
-            calls: &mut $core.calls,
-            effects: $effects,
-        }
-    };
 }
 
 impl Core {
@@ -96,6 +90,9 @@ impl Core {
             registry: Registry::new(),
             challenges: Challenges::default(),
             replicas: BTreeMap::new(),
+            roster: Roster::default(),
+            agenda: Agenda::default(),
+            patience: Duration::ZERO,
             touched: BTreeSet::new(),
             beaten: Now::default(),
             halted: false,
@@ -115,31 +112,36 @@ impl Core {
         if planted!(TimeBeforeEvents) {
             self.time(now, out);
         }
+        let mut from = 0;
         for event in events {
             self.event(now, event, out);
-            if self.halted(out) {
+            if self.halted(out, from) {
                 return effects;
             }
+            from = out.len();
         }
         self.time(now, out);
-        for group in std::mem::take(&mut self.touched) {
-            if let Some(replica) = self.replicas.get_mut(&group) {
+        let touched = std::mem::take(&mut self.touched);
+        for group in &touched {
+            if let Some(replica) = self.replicas.get_mut(group) {
                 replica.settle(context!(self, now, out));
+                self.roster.note(replica);
             }
         }
         self.shut_down(out);
-        if self.halted(out) {
+        if self.halted(out, from) {
             return effects;
         }
+        self.plan(now, touched);
         // What is overdue waits for something else, ZooKeeper mostly: to look at it at once again would be to spin.
-        effects.wake_at = self.wake_at(now).map(|at| if at > now { at } else { now + self.config.beat });
+        effects.wake_at = self.wake_at().map(|at| if at > now { at } else { now + self.config.beat });
         effects
     }
 
-    /// Whether the node was stopped; whatever was to come after that is dropped.
-    fn halted(&mut self, out: &mut Vec<Effect>) -> bool {
-        if let Some(at) = out.iter().position(|effect| matches!(effect, Effect::StopNode(_))) {
-            out.truncate(at + 1);
+    /// Whether the node was stopped by an effect at `from` or later; whatever was to come after that is dropped.
+    fn halted(&mut self, out: &mut Vec<Effect>, from: usize) -> bool {
+        if let Some(at) = out[from..].iter().position(|effect| matches!(effect, Effect::StopNode(_))) {
+            out.truncate(from + at + 1);
             self.halted = true;
         }
         self.halted
@@ -155,7 +157,10 @@ impl Core {
                 self.news(now, news, out);
             }
             Event::Join { group, name, local, applied } => {
-                self.replicas.insert(group, Replica::new(group, name, local, applied));
+                self.roster.joined(name.clone(), group);
+                self.agenda.set(group, Plan::Tick { at: Now::default(), idle: None });
+                let before = self.replicas.insert(group, Replica::new(group, name, local, applied));
+                assert!(before.is_none(), "two groups of one number: {group:?}");
                 self.touched.insert(group);
             }
             Event::Persisted { group, number } => self.with(now, group, out, |r, cx| r.persisted(cx, number)),
@@ -198,6 +203,7 @@ impl Core {
         if let Some(replica) = self.replicas.get_mut(&group) {
             self.touched.insert(group);
             act(replica, context!(self, now, out));
+            self.roster.note(replica);
         }
     }
 
@@ -205,6 +211,7 @@ impl Core {
         for (group, replica) in &mut self.replicas {
             self.touched.insert(*group);
             act(replica, context!(self, now, out));
+            self.roster.note(replica);
         }
     }
 
@@ -224,6 +231,9 @@ impl Core {
                 if self.facts.registered.is_some() {
                     self.challenges.connected(context!(self, now, out));
                     self.each(now, out, |r, cx| r.connected(cx));
+                } else {
+                    // They have this to tell.
+                    self.touched.extend(self.agenda.resting(now));
                 }
             }
             KeeperEvent::Disconnected { session } | KeeperEvent::Expired { session } => {
@@ -238,12 +248,8 @@ impl Core {
             KeeperEvent::Changed { path } => {
                 self.registry.changed(context!(self, now, out), &path);
                 self.challenges.changed(context!(self, now, out), &path);
-                // Group paths all begin alike; what concerns one group is cheap to tell apart from the rest.
-                for (group, replica) in &mut self.replicas {
-                    if path.starts_with(replica.paths.genesis()) {
-                        self.touched.insert(*group);
-                        replica.changed(context!(self, now, out), &path);
-                    }
+                if let Some(group) = self.roster.at_path(&path) {
+                    self.with(now, group, out, |r, cx| r.changed(cx, &path));
                 }
             }
         }
@@ -297,7 +303,7 @@ impl Core {
             .doubts
             .iter()
             .map(|doubt| {
-                let found = self.replicas.values().find(|r| r.uuid().is_some_and(|uuid| uuid.0[..] == doubt.group[..]));
+                let found = self.roster.group(&doubt.group).and_then(|group| self.replicas.get(&group));
                 found
                     .filter(|_| question.incarnation == own)
                     .and_then(|r| r.testify(cx, doubt.version))
@@ -309,196 +315,17 @@ impl Core {
 
     /// Passes on the doubts that replicas came to have.
     fn doubts(&mut self, now: Now, out: &mut Vec<Effect>) {
-        for (group, replica) in &mut self.replicas {
+        for group in self.roster.take_doubting() {
+            let Some(replica) = self.replicas.get_mut(&group) else { continue };
             for (peer, doubt) in replica.take_doubts() {
                 match doubt {
                     Some((uuid, version, incarnation, patience)) => {
                         let about = (uuid, version, incarnation);
-                        self.challenges.doubt(context!(self, now, out), peer, *group, about, patience);
+                        self.challenges.doubt(context!(self, now, out), peer, group, about, patience);
                     }
-                    None => self.challenges.trust(peer, *group),
+                    None => self.challenges.trust(peer, group),
                 }
             }
-        }
-    }
-
-    // ---- links ----------------------------------------------------------------------------------------------------
-
-    fn peer_registered(
-        &mut self,
-        now: Now,
-        peer: NodeId,
-        incarnation: Incarnation,
-        addresses: Addresses,
-        out: &mut Vec<Effect>,
-    ) {
-        let known = self.facts.peers.entry(peer).or_default();
-        let newer = known.registered.as_ref().is_none_or(|(registered, _)| incarnation > *registered);
-        if !newer {
-            return;
-        }
-        out.push(Effect::Dial { peer, incarnation, address: addresses.peer.clone() });
-        known.registered = Some((incarnation, addresses));
-        if known.meet(incarnation) {
-            // Whatever link there is belongs to an earlier life.
-            known.link = None;
-            self.each(now, out, |r, cx| r.consider(cx));
-        }
-    }
-
-    fn link(&mut self, now: Now, peer: NodeId, event: LinkEvent, out: &mut Vec<Effect>) {
-        let known = self.facts.peers.entry(peer).or_default();
-        match event {
-            LinkEvent::Up { incarnation } => self.linked(now, peer, incarnation, out),
-            LinkEvent::Down => {
-                known.link = None;
-                self.touched.extend(self.replicas.keys());
-            }
-            LinkEvent::Refused => {
-                known.link = None;
-                // Once per established link: a firewall's refusal must not make two live nodes duel.
-                if let (true, Some(incarnation)) = (std::mem::take(&mut known.armed), known.known) {
-                    self.each(now, out, |r, cx| r.refused(cx, peer, incarnation.0));
-                }
-            }
-            LinkEvent::Message(bytes) => self.message(now, peer, bytes, out),
-        }
-    }
-
-    /// A handshake is complete.
-    fn linked(&mut self, now: Now, peer: NodeId, incarnation: Incarnation, out: &mut Vec<Effect>) {
-        // What raft-rs has to say so far is for the life before: a heartbeat whose commit index rests on what that life
-        // acknowledged would make a new one commit entries of its own.
-        if !planted!(OldMessagesToANewLife) {
-            self.each(now, out, |r, cx| r.pump(cx));
-        }
-        let known = self.facts.peers.entry(peer).or_default();
-        known.meet(incarnation);
-        if known.known != Some(incarnation) {
-            return;
-        }
-        known.link = Some(incarnation);
-        known.heard = now;
-        known.armed = true;
-        self.each(now, out, |r, cx| {
-            r.greeted(peer);
-            r.greet(cx, peer);
-            // A newer life than the ballot's may have been met.
-            r.consider(cx);
-        });
-    }
-
-    fn message(&mut self, now: Now, peer: NodeId, bytes: Bytes, out: &mut Vec<Effect>) {
-        let (Ok(envelope), Some(own)) = (Envelope::decode(bytes), self.facts.incarnation()) else { return };
-        let Some(known) = self.facts.peers.get_mut(&peer) else { return };
-        // A delayed message of a dead incarnation, or to one, must never reach raft-rs.
-        let stranger = envelope.to != own.0 || known.known != Some(Incarnation(envelope.from));
-        if stranger && !planted!(AnyIncarnationIsHeard) {
-            return;
-        }
-        known.heard = now;
-        match envelope.body {
-            None => {}
-            Some(Body::Beat(beat)) => {
-                for ballot in beat.ballots {
-                    self.in_group(now, &ballot.group, out, |r, cx| r.beat(cx, peer, ballot.version));
-                }
-            }
-            Some(Body::Raft(raft)) => {
-                self.in_group(now, &raft.group, out, |r, cx| r.raft_message(cx, peer, &raft.message));
-            }
-            Some(Body::Hello(hello)) => {
-                for group in hello.groups {
-                    self.in_group(now, &group.group, out, |r, _| r.greeted(peer));
-                }
-            }
-            Some(Body::HandOver(group)) => {
-                self.in_group(now, &group.group, out, |r, cx| r.asked_to_seal(cx, peer, group.version));
-            }
-            Some(Body::Fetch(group)) => {
-                self.in_group(now, &group.group, out, |r, cx| r.told_to_fetch(cx, peer, group.version));
-            }
-        }
-    }
-
-    fn in_group(
-        &mut self,
-        now: Now,
-        uuid: &[u8],
-        out: &mut Vec<Effect>,
-        act: impl FnOnce(&mut Replica, &mut Context<'_>),
-    ) {
-        let group = self.replicas.iter().find(|(_, r)| r.uuid().is_some_and(|own| own.0[..] == *uuid));
-        if let Some(group) = group.map(|(group, _)| *group) {
-            self.with(now, group, out, act);
-        }
-    }
-
-    // ---- time -----------------------------------------------------------------------------------------------------
-
-    fn time(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.registry.tick(context!(self, now, out));
-        for (group, replica) in &mut self.replicas {
-            let cx = context!(self, now, out);
-            if replica.due <= now {
-                replica.tick(cx);
-                self.touched.insert(*group);
-            }
-        }
-        for peer in self.voters() {
-            self.registry.watch_peer(context!(self, now, out), peer);
-        }
-        self.doubts(now, out);
-        self.challenges.tick(context!(self, now, out));
-        if now.since(self.beaten) >= self.config.beat {
-            self.beaten = now;
-            self.beat(now, out);
-        }
-    }
-
-    /// Voters of groups whose genesis was read lately, other than this node.
-    fn voters(&mut self) -> BTreeSet<NodeId> {
-        let own = self.config.node;
-        self.replicas.values_mut().flat_map(Replica::take_voters).filter(|voter| *voter != own).collect()
-    }
-
-    fn beat(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let cx = context!(self, now, out);
-        let ballots: Vec<_> = self.replicas.values_mut().filter_map(|replica| replica.standing(cx)).collect();
-        let linked: Vec<_> =
-            self.facts.peers.iter().filter(|(_, peer)| peer.link.is_some()).map(|(peer, _)| *peer).collect();
-        for peer in linked {
-            let body = Body::Beat(Beat { ballots: ballots.clone() });
-            peers::send(context!(self, now, out), peer, body);
-        }
-    }
-
-    /// When to be woken; remembers for each replica when it is due.
-    fn wake_at(&mut self, now: Now) -> Option<Now> {
-        let mut wake = [
-            self.registry.wake_at(self.config.poll),
-            self.challenges.wake_at(self.config.poll),
-            Some(self.beaten + self.config.beat),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
-        let mut nothing = Vec::new();
-        let cx = context!(self, now, &mut nothing);
-        for replica in self.replicas.values_mut() {
-            if let Some(at) = replica.wake_at(cx) {
-                replica.due = at;
-                wake = Some(wake.map_or(at, |wake| wake.min(at)));
-            }
-        }
-        wake
-    }
-
-    /// Once everything is handed over or given up, the process may end.
-    fn shut_down(&mut self, out: &mut Vec<Effect>) {
-        if self.facts.shutting_down && !self.told_shut_down && self.replicas.values().all(Replica::at_rest) {
-            self.told_shut_down = true;
-            out.push(Effect::ShutDown);
         }
     }
 }

@@ -89,6 +89,10 @@ impl Replica {
         if due || force {
             self.status = Some((cx.now, status.clone()));
             cx.push(Effect::Status(self.number, Box::new(status)));
+            self.tell_at = None;
+        } else {
+            let told = self.status.as_ref().filter(|(_, told)| *told != status);
+            self.tell_at = told.map(|(at, _)| *at + PAUSE);
         }
     }
 }

@@ -7,6 +7,7 @@ use bequest_recovery::keeper::{Op, Outcome, Reason, Reply, Request, SessionNumbe
 use bequest_recovery::path::GroupPaths;
 use bequest_recovery::record::{self, Ballot, Limits, Pointer, Uuid};
 
+use super::agenda::{Again, Plan};
 use super::context::{Context, Owner};
 use super::doubt::DoubtChange;
 use super::engine::Engine;
@@ -127,11 +128,11 @@ pub(super) struct Replica {
     /// Last trouble, in words, for the status.
     pub(super) trouble: Option<String>,
     pub(super) status: Option<(Now, GroupStatus)>,
+    /// When counters that changed since are told, if something else has the replica looked at.
+    pub(super) tell_at: Option<Now>,
     pub(super) handing_over: bool,
-    /// When to tick at the latest.
-    pub(super) due: Now,
     pub(super) doubts: Vec<DoubtChange>,
-    told_voters: bool,
+    introduced: bool,
     pub(super) doubting: bool,
     /// Ballot version and progress last told in a beat.
     pub(super) told_progress: Option<(i32, u64)>,
@@ -171,10 +172,10 @@ impl Replica {
             proposals: 0,
             trouble: None,
             status: None,
+            tell_at: None,
             handing_over: false,
-            due: Now::default(),
             doubts: Vec::new(),
-            told_voters: false,
+            introduced: false,
             doubting: false,
             told_progress: None,
         }
@@ -198,11 +199,11 @@ impl Replica {
     }
 
     /// The ballot, if it is this incarnation's and not yet given back.
-    pub(super) fn holding(&self) -> Option<Seen> {
+    pub(super) fn holding(&self) -> Option<&Seen> {
         match &self.phase {
-            Phase::Leader(leader) => Some(leader.won.seen.clone()),
-            Phase::Reading(reading) => reading.won().map(|won| won.seen.clone()),
-            Phase::Restoring(restoring) => restoring.won().map(|won| won.seen.clone()),
+            Phase::Leader(leader) => Some(&leader.won.seen),
+            Phase::Reading(reading) => reading.won().map(|won| &won.seen),
+            Phase::Restoring(restoring) => restoring.won().map(|won| &won.seen),
             _ => None,
         }
     }
@@ -223,12 +224,9 @@ impl Replica {
         Some(BirthRecord { name: self.name.clone(), uuid: identity.uuid, genesis_czxid: identity.czxid })
     }
 
-    /// The group's voters, once, when they have become known.
-    pub(super) fn take_voters(&mut self) -> Vec<NodeId> {
-        match &self.identity {
-            Some(identity) if !std::mem::replace(&mut self.told_voters, true) => identity.voters.clone(),
-            _ => Vec::new(),
-        }
+    /// Who the group is, once, when that has become known.
+    pub(super) fn introduce(&mut self) -> Option<&Identity> {
+        self.identity.as_ref().filter(|_| !std::mem::replace(&mut self.introduced, true))
     }
 
     /// Whether nothing is left to hand over or give back.
@@ -346,9 +344,21 @@ impl Replica {
         }
     }
 
-    /// When to tick again.
-    pub(super) fn wake_at(&self, cx: &Context<'_>) -> Option<Now> {
+    /// When to tick again; `from`: from when on the plan before would have had it ticked.
+    pub(super) fn plan(&self, cx: &Context<'_>, from: Now) -> Plan {
+        match self.wake_at(cx) {
+            Some((at, _)) if at <= cx.now && self.waits(cx) => {
+                Plan::Rest { from: at, alone: self.alone(cx, at), wakes: true }
+            }
+            Some((at, idle)) => Plan::Tick { at, idle },
+            None => Plan::Rest { from, alone: self.alone(cx, from), wakes: false },
+        }
+    }
+
+    /// When there is something to do, or once the core was idle for so long. `None`: nobody needs to be woken.
+    fn wake_at(&self, cx: &Context<'_>) -> Option<(Now, Option<Duration>)> {
         let poll = self.polled + cx.config.poll;
+        let mut idle = None;
         let own = match &self.phase {
             Phase::Genesis { retry_at } => *retry_at,
             Phase::Reading(reading) => reading.retry_at,
@@ -356,14 +366,40 @@ impl Replica {
             Phase::Resigning(resigning) => resigning.retry_at,
             Phase::Follower(tailing) => {
                 let seen = self.seen.as_ref()?;
-                let suspicion = self.suspicion.wake_at(cx.config, cx.facts, &seen.ballot, cx.now);
-                Some(tailing.retry_at.map_or(suspicion, |at| at.min(suspicion)))
+                match self.suspicion.wake_at(cx.config, cx.facts, &seen.ballot, cx.now) {
+                    Again::At(suspicion) => Some(tailing.retry_at.map_or(suspicion, |at| at.min(suspicion))),
+                    Again::Idle(timeout) => {
+                        idle = Some(timeout);
+                        tailing.retry_at
+                    }
+                }
             }
             Phase::Leader(leader) => Some(leader.wake_at(cx)),
-            Phase::Restoring(_) => Some(cx.now + cx.config.election_timeout),
+            Phase::Restoring(_) => {
+                idle = Some(cx.config.election_timeout);
+                None
+            }
             Phase::Stopped(_) => return None,
         };
-        Some(own.map_or(poll, |own| own.min(poll)))
+        Some((own.map_or(poll, |own| own.min(poll)), idle))
+    }
+
+    /// Whether a tick, though it is time, would do nothing before something happens to this replica: a session comes, or
+    /// an answer. Only a leader has other things to do meanwhile.
+    fn waits(&self, cx: &Context<'_>) -> bool {
+        let waits = match &self.phase {
+            Phase::Leader(_) => false,
+            Phase::Genesis { retry_at: None } if self.identity.is_none() => true,
+            _ => !cx.facts.usable(),
+        };
+        waits && self.engine.as_ref().is_none_or(Engine::is_quiet)
+    }
+
+    /// What one that rests has to do all the same: tell its counters, and look at its ballot now and then.
+    fn alone(&self, cx: &Context<'_>, from: Now) -> Option<Now> {
+        let looks = cx.facts.usable() && self.identity.is_some();
+        let poll = looks.then(|| self.polled + cx.config.poll);
+        Some(poll.into_iter().chain(self.tell_at).min()?.max(from))
     }
 
     /// Ends a step: whatever raft-rs has ready, whatever can be appended, and the status.

@@ -22,7 +22,7 @@ impl Replica {
         match &mut self.phase {
             Phase::Stopped(_) => {}
             Phase::Resigning(resigning) => resigning.then_stop = Some(error),
-            _ => match self.holding() {
+            _ => match self.holding().cloned() {
                 Some(seen) => self.resign(cx, seen, &error.to_string(), Some(error.clone())),
                 None => self.stopped(cx, error),
             },

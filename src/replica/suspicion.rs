@@ -7,6 +7,7 @@ use std::time::Duration;
 use bequest_recovery::planted;
 use bequest_recovery::record::Ballot;
 
+use super::agenda::Again;
 use super::challenge::Verdict;
 use super::context::{Context, Facts};
 use super::event::{Incarnation, NodeId, Now};
@@ -91,8 +92,7 @@ pub(super) struct Suspicion {
 impl Suspicion {
     /// Silence that makes a leader doubted, and time an answer may take.
     pub(super) fn timeout(&self, config: &super::event::Config, facts: &Facts) -> Duration {
-        let base = config.election_timeout.max(facts.write_latency * 4);
-        base.saturating_mul(1 << self.flaps.min(16)).min(TIMEOUT_MAX)
+        facts.patience(config).saturating_mul(1 << self.flaps.min(16)).min(TIMEOUT_MAX)
     }
 
     /// Another ballot was seen.
@@ -226,18 +226,18 @@ impl Suspicion {
     }
 
     /// When to decide again, if nothing happens before.
-    pub(super) fn wake_at(&self, config: &super::event::Config, facts: &Facts, ballot: &Ballot, now: Now) -> Now {
+    pub(super) fn wake_at(&self, config: &super::event::Config, facts: &Facts, ballot: &Ballot, now: Now) -> Again {
         // A leader may have been found gone meanwhile, and nothing else need happen that would have it looked at again.
         if self.not_before > now {
-            return self.not_before;
+            return Again::At(self.not_before);
         }
         let timeout = self.timeout(config, facts);
         let silent = if ballot.vacant { self.since + timeout * 2 } else { self.heard + timeout };
         // What is overdue waits for a verdict or for ZooKeeper; look again now and then all the same.
         if silent > now {
-            silent
+            Again::At(silent)
         } else {
-            now + timeout
+            Again::Idle(timeout)
         }
     }
 }
@@ -272,10 +272,10 @@ mod tests {
         let (config, facts, ballot) = (config(), Facts::default(), Ballot { node: 1, ..Ballot::default() });
         let mut suspicion = Suspicion { heard: at(100), not_before: at(120), ..Suspicion::default() };
         suspicion.refused();
-        assert_eq!(suspicion.wake_at(&config, &facts, &ballot, at(110)), at(120));
+        assert_eq!(suspicion.wake_at(&config, &facts, &ballot, at(110)), Again::At(at(120)));
         // One that is heard of is doubted after as much silence as ever.
         suspicion.heard(at(115));
-        assert_eq!(suspicion.wake_at(&config, &facts, &ballot, at(120)), at(265));
+        assert_eq!(suspicion.wake_at(&config, &facts, &ballot, at(120)), Again::At(at(265)));
     }
 
     #[test]

@@ -1,0 +1,73 @@
+//! What time brings: ticks, beats, and when to be woken for them.
+
+use std::collections::BTreeSet;
+
+use super::context::context;
+use super::event::{Effect, GroupNumber, Now};
+use super::message::{Beat, Body};
+use super::{peers, Core};
+
+impl Core {
+    pub(super) fn time(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.registry.tick(context!(self, now, out));
+        for group in self.agenda.due(now, &self.touched) {
+            self.with(now, group, out, |r, cx| r.tick(cx));
+        }
+        for peer in self.roster.take_voters() {
+            if peer != self.config.node {
+                self.registry.watch_peer(context!(self, now, out), peer);
+            }
+        }
+        self.doubts(now, out);
+        self.challenges.tick(context!(self, now, out));
+        if now.since(self.beaten) >= self.config.beat {
+            self.beaten = now;
+            self.beat(now, out);
+        }
+    }
+
+    fn beat(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let cx = context!(self, now, out);
+        let mut ballots = Vec::new();
+        for group in self.roster.restless() {
+            ballots.extend(self.replicas.get_mut(group).and_then(|replica| replica.standing(cx)));
+        }
+        let linked: Vec<_> =
+            self.facts.peers.iter().filter(|(_, peer)| peer.link.is_some()).map(|(peer, _)| *peer).collect();
+        for peer in linked {
+            let body = Body::Beat(Beat { ballots: ballots.clone() });
+            peers::send(context!(self, now, out), peer, body);
+        }
+    }
+
+    /// Plans when to tick those that this step concerned; the others' plans stand.
+    pub(super) fn plan(&mut self, now: Now, mut touched: BTreeSet<GroupNumber>) {
+        let patience = self.facts.patience(&self.config);
+        if patience != std::mem::replace(&mut self.patience, patience) {
+            touched.extend(self.replicas.keys());
+        }
+        let mut nothing = Vec::new();
+        let cx = context!(self, now, &mut nothing);
+        for group in touched {
+            if let Some(replica) = self.replicas.get(&group) {
+                self.agenda.set(group, replica.plan(cx, self.agenda.from(group)));
+            }
+        }
+        self.agenda.set_stepped(now);
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Now> {
+        let (registry, challenges) =
+            (self.registry.wake_at(self.config.poll), self.challenges.wake_at(self.config.poll));
+        let beat = Some(self.beaten + self.config.beat);
+        [registry, challenges, beat, self.agenda.wake_at()].into_iter().flatten().min()
+    }
+
+    /// Once everything is handed over or given up, the process may end.
+    pub(super) fn shut_down(&mut self, out: &mut Vec<Effect>) {
+        if self.facts.shutting_down && !self.told_shut_down && self.roster.restless().is_empty() {
+            self.told_shut_down = true;
+            out.push(Effect::ShutDown);
+        }
+    }
+}
