@@ -8,7 +8,7 @@ use bequest_recovery::entry::{Entry, Position};
 use bequest_recovery::record::{self, Addresses, Ballot, Uuid, FORMAT};
 use bequest_recovery::segment;
 use bytes::{Bytes, BytesMut};
-use criterion::{criterion_group, criterion_main, Criterion, Throughput};
+use criterion::{Criterion, Throughput};
 
 // It is nobody's interface, so its very source is measured.
 #[allow(dead_code, unreachable_pub, reason = "shared with the node, which uses more of it")]
@@ -87,5 +87,10 @@ fn frames(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(codecs, segments, ballots, frames);
-criterion_main!(codecs);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    segments(&mut criterion);
+    ballots(&mut criterion);
+    frames(&mut criterion);
+    criterion.final_summary();
+}

@@ -16,7 +16,7 @@ use bequest_recovery::keeper::{KeeperEvent, Op, Outcome, Reply, Request, Session
 use bequest_recovery::model::{SessionId, ZooModel};
 use bequest_recovery::record::{Addresses, Limits, Uuid};
 use bytes::Bytes;
-use criterion::{criterion_group, criterion_main, Criterion, Throughput};
+use criterion::{Criterion, Throughput};
 
 const GROUP: GroupNumber = GroupNumber(1);
 const NAME: &str = "measured";
@@ -146,5 +146,8 @@ fn proposals(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(core, proposals);
-criterion_main!(core);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    proposals(&mut criterion);
+    criterion.final_summary();
+}

@@ -12,7 +12,7 @@ use bequest::{MachineError, Restore, RowChange, Snapshot, StateMachine};
 use bequest_recovery::entry::Entry;
 use bequest_storage::{GroupMeta, GroupUuid, KvCommand, KvMachine, KvOptions, LogBatch, LogEntry, Options, Store};
 use bytes::Bytes;
-use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use prost::Message;
 use tempfile::TempDir;
 
@@ -145,5 +145,9 @@ fn logs(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(stores, machines, logs);
-criterion_main!(stores);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    machines(&mut criterion);
+    logs(&mut criterion);
+    criterion.final_summary();
+}

@@ -108,16 +108,6 @@ impl Served {
         self.kv.status(self.nodes[node].http).await.ok()
     }
 
-    /// Which node leads, by its own account.
-    pub(crate) async fn leader(&self) -> Option<usize> {
-        for node in 0..2 {
-            if self.status(node).await.is_some_and(|status| status.role == "leader") {
-                return Some(node);
-            }
-        }
-        None
-    }
-
     /// Waits until one node leads and the other follows it, both with everything they need; returns who leads.
     pub(crate) async fn settled(&self) -> Result<usize> {
         let began = Instant::now();

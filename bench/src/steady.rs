@@ -172,7 +172,6 @@ impl Uploads {
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     acknowledged: u64,
-    busy: u64,
     wal_bytes: u64,
     wal_segments: u64,
     znodes: u64,
@@ -198,7 +197,6 @@ async fn sample(
     };
     Sample {
         acknowledged: counts.acknowledged.load(Relaxed),
-        busy: counts.busy.load(Relaxed),
         wal_bytes: status.wal_bytes,
         wal_segments: status.wal_segments,
         znodes: number("zk_znode_count", before.znodes),

@@ -38,17 +38,6 @@ impl Death {
     /// All of them.
     pub(crate) const ALL: [Self; 5] = [Self::Kill, Self::Link, Self::Stop, Self::HandOver, Self::Keeper];
 
-    /// What it is called.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill",
-            Self::Link => "link",
-            Self::Stop => "stop",
-            Self::HandOver => "hand-over",
-            Self::Keeper => "keeper",
-        }
-    }
-
     /// In words.
     pub(crate) fn title(self) -> &'static str {
         match self {

@@ -144,8 +144,8 @@ pub(crate) fn text(rows: &[Row]) -> String {
     let line = |text: &mut String, cells: &[String]| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{:<38}", cells[0]);
-        cells[1..].iter().for_each(|cell| drop(write!(text, "{cell:>18}")));
-        text.push('\n');
+        let rest: String = cells[1..].iter().map(|cell| format!("{cell:>18}")).collect();
+        let _ = writeln!(text, "{rest}");
     };
     line(&mut text, &HEAD.map(str::to_owned));
     cells(rows).iter().for_each(|cells| line(&mut text, cells));

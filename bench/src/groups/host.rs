@@ -24,7 +24,8 @@ use crate::values::Values;
 const JOINERS: usize = 16;
 /// Keys of a group: a thousand states must not fill ZooKeeper.
 const KEYS: u64 = 64;
-const START_LIMIT: Duration = Duration::from_secs(600);
+/// A thousand groups take their time to be joined.
+const START_LIMIT: Duration = Duration::from_secs(3600);
 const SERVE_LIMIT: Duration = Duration::from_secs(120);
 /// How often a node looks whether it holds a leadership that it should give back.
 const LOOK: Duration = Duration::from_millis(500);

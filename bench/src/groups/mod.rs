@@ -30,7 +30,8 @@ use host::{name, Answer, Order, Place, Report};
 
 /// Groups that are created at once.
 const CREATORS: usize = 16;
-const START_LIMIT: Duration = Duration::from_secs(600);
+/// A thousand groups take their time to be joined.
+const START_LIMIT: Duration = Duration::from_secs(3600);
 /// A pair is quiet when ZooKeeper wrote nothing for so long.
 const QUIET: Duration = Duration::from_secs(1);
 const QUIET_LIMIT: u32 = 60;
