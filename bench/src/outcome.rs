@@ -95,7 +95,8 @@ pub(crate) async fn told_of(
     };
     if temporary && !common.keep && ended.is_ok() {
         let _ = std::fs::remove_dir_all(&dir);
-    } else if ended.is_err() {
+    } else if ended.is_err() && std::fs::remove_dir(&dir).is_err() {
+        // Only an empty folder can be removed so: what failed left something to look at.
         eprintln!("bench: data and logs are kept in {}", dir.display());
     }
     if outcomes.is_empty() {
