@@ -61,6 +61,8 @@ pub struct NodeConfig {
 const ELECTION_TIMEOUT_BEATS_MIN: u32 = 3;
 const SEGMENT_BYTES: std::ops::RangeInclusive<usize> = 4 * 1024..=512 * 1024;
 const SEGMENTS_IN_FLIGHT_MAX: usize = 64;
+const CALLS_MAX: usize = 1 << 20;
+const PROPOSAL_BYTES: std::ops::RangeInclusive<usize> = 1 << 20..=4 << 30;
 
 /// A value that makes no sense. Nothing was opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -158,14 +160,19 @@ impl NodeConfig {
             segments_in_flight,
             "1 to 64",
         )?;
-        require(*proposals_in_flight > 0, "proposals_in_flight", proposals_in_flight, "1 or above")?;
         require(
-            *proposal_bytes_in_flight >= 1024 * 1024,
+            (1..=CALLS_MAX).contains(proposals_in_flight),
+            "proposals_in_flight",
+            proposals_in_flight,
+            "1 to 1048576",
+        )?;
+        require(
+            PROPOSAL_BYTES.contains(proposal_bytes_in_flight),
             "proposal_bytes_in_flight",
             proposal_bytes_in_flight,
-            "1 MiB or above",
+            "1 MiB to 4 GiB",
         )?;
-        require(*reads_in_flight > 0, "reads_in_flight", reads_in_flight, "1 or above")?;
+        require((1..=CALLS_MAX).contains(reads_in_flight), "reads_in_flight", reads_in_flight, "1 to 1048576")?;
         Ok(address)
     }
 
@@ -220,7 +227,7 @@ mod tests {
     #[test]
     fn a_bad_value_is_named_with_what_it_must_be() {
         type Spoil = fn(&mut NodeConfig);
-        let cases: [(&str, Spoil); 9] = [
+        let cases: [(&str, Spoil); 12] = [
             ("id", |config| config.id = 0),
             ("id", |config| config.id = 1 << 63),
             ("listen", |config| config.listen = "7000".into()),
@@ -230,6 +237,9 @@ mod tests {
             ("segment_bytes", |config| config.segment_bytes = 1024 * 1024),
             ("segments_in_flight", |config| config.segments_in_flight = 0),
             ("session_timeout", |config| config.session_timeout = Duration::ZERO),
+            ("proposals_in_flight", |config| config.proposals_in_flight = (1 << 20) + 1),
+            ("proposal_bytes_in_flight", |config| config.proposal_bytes_in_flight = (1 << 20) - 1),
+            ("reads_in_flight", |config| config.reads_in_flight = 0),
         ];
         for (name, spoil) in cases {
             let mut config = config();

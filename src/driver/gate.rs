@@ -5,10 +5,9 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::call::Permits;
+use crate::config::NodeConfig;
 
-// Calls and bytes of them waiting for the raft thread, over all groups. The core bounds what it took over itself.
-const CALLS_MAX: usize = 16 * 1024;
-const UNITS_MAX: usize = 32 * 1024;
+// Bytes are counted in such units.
 const UNIT_BYTES: usize = 1024;
 
 /// Lets calls through to the raft thread.
@@ -18,13 +17,15 @@ pub(crate) struct Gate {
     units: Arc<Semaphore>,
 }
 
-impl Default for Gate {
-    fn default() -> Self {
-        Self { calls: Arc::new(Semaphore::new(CALLS_MAX)), units: Arc::new(Semaphore::new(UNITS_MAX)) }
-    }
-}
-
 impl Gate {
+    /// Room for what one group may have in flight, and as much again behind it, over all groups: the core bounds what it
+    /// took over itself.
+    pub(crate) fn new(config: &NodeConfig) -> Self {
+        let calls = config.proposals_in_flight + config.reads_in_flight;
+        let units = config.proposal_bytes_in_flight / UNIT_BYTES * 2;
+        Self { calls: Arc::new(Semaphore::new(calls)), units: Arc::new(Semaphore::new(units)) }
+    }
+
     /// Lets a call with this much data through, or says which bound is met.
     pub(crate) fn enter(&self, bytes: usize) -> Result<Permits, &'static str> {
         // A call larger than the whole bound can never pass; the limit on proposals is far below.
@@ -39,16 +40,34 @@ impl Gate {
 mod tests {
     use super::*;
 
+    fn gate() -> (NodeConfig, Gate) {
+        let config = NodeConfig::new(1, "zk://localhost/x", "localhost:7000", "/tmp/x");
+        let gate = Gate::new(&config);
+        (config, gate)
+    }
+
     #[test]
     fn calls_beyond_the_bound_are_refused_until_earlier_ones_are_taken() {
-        let gate = Gate::default();
-        let mut inside: Vec<Permits> = (0..32).map(|_| gate.enter((1 << 20) - 1).expect("room")).collect();
+        let (config, gate) = gate();
+        let full = 2 * (config.proposal_bytes_in_flight >> 20);
+        let mut inside: Vec<Permits> = (0..full).map(|_| gate.enter((1 << 20) - 1).expect("room")).collect();
         assert_eq!(gate.enter(0).expect_err("full"), "bytes waiting for the raft thread");
         inside.pop();
         drop(gate.enter(1000).expect("room again"));
         inside.clear();
-        let inside: Vec<Permits> = (0..CALLS_MAX).map(|_| gate.enter(0).expect("room")).collect();
+        let calls = config.proposals_in_flight + config.reads_in_flight;
+        let inside: Vec<Permits> = (0..calls).map(|_| gate.enter(0).expect("room")).collect();
         assert_eq!(gate.enter(0).expect_err("full"), "calls waiting for the raft thread");
+        drop(inside);
+    }
+
+    #[test]
+    fn all_that_a_group_may_have_in_flight_has_room_at_once() {
+        let (mut config, _) = gate();
+        config.proposals_in_flight = 4096;
+        config.proposal_bytes_in_flight = 4096 * 65 * 1024;
+        let gate = Gate::new(&config);
+        let inside: Vec<Permits> = (0..4096).map(|_| gate.enter(64 * 1024).expect("room")).collect();
         drop(inside);
     }
 }

@@ -23,15 +23,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts for ever.
 pub(super) async fn listen(peers: Peers, listener: TcpListener) {
     let strangers = Strangers::default();
+    let mut refused = false;
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept peer connections, trying again");
+                // Once for each shortage: it may last, and the log may be on a disk.
+                if !std::mem::replace(&mut refused, true) {
+                    tracing::warn!(%error, "cannot accept peer connections, trying again");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        refused = false;
         let Some(stranger) = strangers.admit(address.ip()) else {
             peers.shared.counters.count_turned_away();
             continue;

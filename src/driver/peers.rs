@@ -158,6 +158,8 @@ impl Peers {
         let mut back_off = BACK_OFF_MIN;
         // Whether a refusal means the end of a process that was there: only after a completed handshake.
         let mut armed = false;
+        // The last reason told, so that each is told once.
+        let mut told = None;
         loop {
             let identity = match identities.wait_for(Option::is_some).await {
                 Ok(identity) => *identity,
@@ -169,6 +171,7 @@ impl Peers {
             match self.link_to(peer, identity, &order).await {
                 Ok(link) => {
                     armed = true;
+                    told = None;
                     let began = Instant::now();
                     // Aborted by a newer link or order, or ended by itself: either way this one is over.
                     let _ = link.await;
@@ -183,6 +186,11 @@ impl Peers {
                         self.report_refused(peer);
                     }
                     tracing::debug!(peer = peer.0, address = order.address, %error, after = ?began.elapsed(), "no link");
+                    let why = Some(error.to_string());
+                    if told != why {
+                        tracing::info!(peer = peer.0, address = order.address, %error, "cannot link, trying again");
+                        told = why;
+                    }
                 }
             }
             tokio::select! {

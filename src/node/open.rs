@@ -86,9 +86,9 @@ pub(super) async fn open(config: NodeConfig) -> Result<Node, OpenError> {
     }
     let node = Node {
         id: config.id,
+        gate: Arc::new(Gate::new(&config)),
         address: config.keeper,
         inbox,
-        gate: Arc::<Gate>::default(),
         counters,
         requester,
         state: state.clone(),

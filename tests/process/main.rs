@@ -5,6 +5,7 @@
 mod acl;
 mod backwards;
 mod disk;
+mod ensemble;
 #[allow(dead_code, reason = "shared with the tests of the interface, which need all of it")]
 #[path = "../cli/exchange.rs"]
 mod exchange;
@@ -15,6 +16,8 @@ mod network;
 mod operator;
 mod peer_port;
 mod proposal;
+mod shortage;
 mod snapshots;
 mod wal;
 mod world;
+mod zookeeper_disk;

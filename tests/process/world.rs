@@ -41,7 +41,13 @@ pub(crate) fn address() -> SocketAddr {
 
 /// The program under test.
 pub(crate) fn bequest() -> ProcessBuilder {
-    Process::builder(env!("CARGO_BIN_EXE_bequest")).env("BEQUEST_LOG", "info")
+    program(Path::new(BEQUEST))
+}
+
+const BEQUEST: &str = env!("CARGO_BIN_EXE_bequest");
+
+fn program(path: &Path) -> ProcessBuilder {
+    Process::builder(path).env("BEQUEST_LOG", "info")
 }
 
 /// Runs a command to its end; returns its exit code and everything it wrote.
@@ -90,6 +96,8 @@ pub(crate) struct Member {
     pub(crate) prefix: Vec<String>,
     /// More of its options.
     pub(crate) options: Vec<String>,
+    /// The program under test, or a copy of it.
+    pub(crate) program: PathBuf,
     process: Option<Process>,
 }
 
@@ -98,13 +106,13 @@ impl Member {
     pub(crate) fn new(id: u64, zk: &str, dir: &Path) -> Self {
         let http = address();
         let (data_dir, zk) = (dir.join(id.to_string()), zk.to_owned());
-        let (prefix, options) = (Vec::new(), Vec::new());
-        Self { id, zk, http, http_listen: http, listen: address(), data_dir, prefix, options, process: None }
+        let (prefix, options, program) = (Vec::new(), Vec::new(), PathBuf::from(BEQUEST));
+        Self { id, zk, http, http_listen: http, listen: address(), data_dir, prefix, options, program, process: None }
     }
 
     /// The command that runs it.
     pub(crate) fn command(&self) -> ProcessBuilder {
-        bequest()
+        program(&self.program)
             .prefix(&self.prefix)
             .arg("serve")
             .args(["--node", &self.id.to_string(), "--zk", &self.zk, "--group", "kv"])
@@ -176,6 +184,20 @@ impl Member {
         .await
     }
 
+    /// Waits until it has written a text so many times, in all its lives.
+    pub(crate) async fn wrote(&self, text: &str, times: usize) {
+        let what = format!("{times} times {text:?} of node {}", self.id);
+        eventually(&what, || async {
+            let log = self.log();
+            if log.matches(text).count() >= times {
+                Ok(())
+            } else {
+                Err(log)
+            }
+        })
+        .await;
+    }
+
     /// Waits until it has stopped its group, while it runs; returns why.
     pub(crate) async fn stopped(&self) -> String {
         let status = self.says("role", "stopped").await;
@@ -232,7 +254,11 @@ impl World {
 
     /// Starts a ZooKeeper and creates the group, without any node.
     pub(crate) async fn prepare(limits: &[&str]) -> Self {
-        let zookeeper = ZooKeeperServer::builder().start().await.expect("ZooKeeper starts");
+        Self::on(ZooKeeperServer::builder().start().await.expect("ZooKeeper starts"), limits).await
+    }
+
+    /// Creates the group on a ZooKeeper that serves, without any node.
+    pub(crate) async fn on(zookeeper: ZooKeeperServer, limits: &[&str]) -> Self {
         let zk = format!("zk://{}{CHROOT}", zookeeper.address());
         init(&zk, "1,2", limits).await;
         let dir = tempfile::tempdir().expect("temporary folders can be made");

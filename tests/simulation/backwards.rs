@@ -142,13 +142,20 @@ impl World {
             self.kill_now(pid, false);
         }
         self.goes_back(|zoo| if wiped { zoo.wipe() } else { zoo.roll_back(&backup) }, wiped, &reached);
+        self.heal();
         let until = self.now + FOUND_WITHIN;
         self.run(u64::MAX, until, |world| world.all_found());
         self.check_found(wiped);
         self.counts.one("lives in which zookeeper went back");
     }
 
-    fn goes_back(&mut self, how: impl FnOnce(&mut bequest_recovery::model::ZooModel), wiped: bool, reached: &[u64]) {
+    /// ZooKeeper goes back in this way, to where the groups' logs ended at these indexes; everybody loses the connection.
+    pub fn goes_back(
+        &mut self,
+        how: impl FnOnce(&mut bequest_recovery::model::ZooModel),
+        wiped: bool,
+        reached: &[u64],
+    ) {
         let mut knowing = BTreeMap::new();
         for place in self.places() {
             for (group, index) in reached.iter().enumerate() {
@@ -178,7 +185,6 @@ impl World {
         for pid in self.pids() {
             self.break_connection(pid, 0);
         }
-        self.heal();
     }
 
     /// Where a group was stopped, or the whole node.
@@ -197,7 +203,8 @@ impl World {
         fork.knowing.keys().all(|(place, _)| found.contains(place))
     }
 
-    fn check_found(&mut self, wiped: bool) {
+    /// Whoever knew more has stopped, says why, and kept its log.
+    pub fn check_found(&mut self, wiped: bool) {
         let Some(fork) = &self.fork else { return };
         let found = self.found();
         let mut whole = 0;

@@ -167,7 +167,7 @@ fn every_command_is_read_as_it_is_written() {
         "set nodes 3; start n1 n2; start n1 elsewhere; kill n1; wipe n2; pause n1; continue n1; shut down n1; \
         hand over n1; propose n1; propose n1 x3; open session n1; propose n1 in session; retry n1; read n1; cut n1 n2; \
         cut n1 zookeeper; refuse n1 n2; heal n1 n2; heal n1 zookeeper; mute n1; mute n1 replies; break n1; \
-        break n1 leaving 2; expire n1; hold n1 disk; hold n1 machine; hold n1 core; hold n1 requests; \
+        break n1 leaving 2; expire n1; keep sockets; serve socket; hold n1 disk; hold n1 machine; hold n1 core; hold n1 requests; \
         hold n1 replies; release n1 messages; release n1 messages 2; delete ballot; delete genesis; delete pointer; \
         damage manifest; damage segment 3; found anew; pass 3us; pass 3ms; pass 3s; until n1 leads; until n1 follows; \
         until n1 succeeds; until n1 stops; until n1 ends; until n1 expired; until n1 applied 3; \

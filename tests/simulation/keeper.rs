@@ -78,6 +78,8 @@ pub struct Keepers {
     pub closed: BTreeSet<usize>,
     /// No watch is heard of any more.
     pub deaf: bool,
+    /// What is left in the sockets of broken connections stays there until it is asked for.
+    pub sockets_kept: bool,
     /// Which process opened a session.
     pub owners: BTreeMap<SessionId, Pid>,
     /// Since when the ensemble has heard nothing of a session.
@@ -488,7 +490,7 @@ impl World {
     }
 
     pub fn drift(&mut self) {
-        if self.zoo.adrift() > 0 && !self.keepers.late_due {
+        if self.zoo.adrift() > 0 && !self.keepers.late_due && !self.keepers.sockets_kept {
             self.keepers.late_due = true;
             // Mostly soon, while what was sent before them is still being looked at; sometimes much later.
             let mut roll = self.roll(Part::Sockets);

@@ -318,6 +318,11 @@ impl World {
         }
     }
 
+    /// Whether a process has a link to anybody.
+    pub fn is_linked(&self, pid: Pid) -> bool {
+        self.processes.get(&pid).is_some_and(|process| !process.ends.up.is_empty())
+    }
+
     fn ends_between(&self, one: u64, other: u64) -> Vec<(Pid, NodeId, End)> {
         let both = [(one, other), (other, one)];
         self.processes

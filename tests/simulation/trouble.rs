@@ -277,6 +277,7 @@ impl World {
             self.break_connection(pid, adrift);
         }
         self.keepers.down = true;
+        self.zoo.begin_epoch();
         let spell = roll.random_range(20 * MILLI..400 * MILLI);
         self.after(spell, Happening::End(faults::Fault::Election));
     }

@@ -82,8 +82,12 @@ impl Mirror {
 
     /// What the entry at an index does, if there is one: the key and value of its command, if it carries one.
     pub fn does(&self, index: u64) -> Option<Option<(u64, u64)>> {
-        let command = Command::decode(&self.entry(index)?.data);
-        Some(match command.expect("only commands are written") {
+        let data = &self.entry(index)?.data;
+        if data.is_empty() {
+            // The first entry of a leadership.
+            return Some(None);
+        }
+        Some(match Command::decode(data).expect("only commands are written") {
             Command::Plain(command) | Command::InSession(_, command) => key_and_value(&command),
             _ => None,
         })

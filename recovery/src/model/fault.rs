@@ -58,12 +58,18 @@ impl ZooModel {
         Backup { tree: self.head.clone(), zxid: self.zxid }
     }
 
+    /// The servers have elected another leader, or the old one again because its numbers ran out: transactions are counted
+    /// on in a new epoch. Sessions stay.
+    pub fn begin_epoch(&mut self) {
+        self.zxid = next_epoch(self.zxid);
+    }
+
     /// The ensemble goes back to an earlier state; every session is over, without a transaction to say so.
     pub fn roll_back(&mut self, backup: &Backup) {
         self.generation += 1;
         self.head = backup.tree.clone();
         // A restarted ensemble counts on in a new epoch.
-        self.zxid = ((backup.zxid >> 32) + 1) << 32;
+        self.zxid = next_epoch(backup.zxid);
         self.log.clear();
         self.sockets.clear();
         for server in &mut self.servers {
@@ -78,4 +84,9 @@ impl ZooModel {
     pub fn wipe(&mut self) {
         self.roll_back(&Backup { tree: Tree::default(), zxid: 0 });
     }
+}
+
+/// The upper half of a number is the epoch, the lower half counts within it.
+fn next_epoch(zxid: i64) -> i64 {
+    ((zxid >> 32) + 1) << 32
 }

@@ -4,6 +4,7 @@ use super::queue::Queue;
 use super::session::{Happening, Outstanding};
 use super::ticket::{Desk, Submission};
 use super::Config;
+use crate::address::{Address, Server};
 use crate::keeper::KeeperEvent;
 use std::future::Future;
 use std::sync::Arc;
@@ -72,7 +73,13 @@ impl Connection {
                     self.trouble = None;
                     return Some(client);
                 }
-                Err(error) => self.report_trouble(&error),
+                Err(error) => {
+                    let unresolved = match error {
+                        Error::NoHosts => self.meanwhile(unresolved(self.config.address.clone())).await?,
+                        _ => None,
+                    };
+                    self.report_trouble(&error, unresolved);
+                }
             }
             self.pause(pause).await?;
         }
@@ -185,7 +192,7 @@ impl Connection {
             }
             SessionState::Disconnected => None,
             SessionState::AuthFailed => {
-                self.report_trouble(&Error::AuthFailed);
+                self.report_trouble(&Error::AuthFailed, None);
                 Some(End::Over("the credentials were refused".to_owned()))
             }
             over => Some(End::Over(format!("the session ended: {over}"))),
@@ -207,9 +214,13 @@ impl Connection {
         self.desk.emit(KeeperEvent::Connected { session, timeout_ms });
     }
 
-    fn report_trouble(&mut self, error: &Error) {
+    fn report_trouble(&mut self, error: &Error, unresolved: Option<String>) {
         let address = &self.config.address;
         let text = match error {
+            Error::NoHosts if unresolved.is_some() => {
+                let why = unresolved.unwrap_or_default();
+                format!("no ZooKeeper server answers, and not every name can be resolved: address={address}, {why}")
+            }
             Error::AuthFailed => format!("ZooKeeper refuses who we are, or demands to know: address={address}"),
             Error::NoHosts | Error::Timeout | Error::ConnectionLoss => {
                 format!("no ZooKeeper server answers: address={address}")
@@ -234,6 +245,16 @@ async fn connect_once(config: Config) -> Result<Client, Error> {
     }
     let client = connector.connect(&config.address.servers()).await?;
     client.chroot(config.address.chroot.as_str()).map_err(|_| Error::BadArguments(&"chroot"))
+}
+
+/// The first server whose name nobody knows, with the system's answer. The library takes it for one that is down.
+async fn unresolved(address: Address) -> Option<String> {
+    for Server { host, port } in address.servers {
+        if let Err(error) = tokio::net::lookup_host((host.as_str(), port)).await {
+            return Some(format!("host={host} cause={error}"));
+        }
+    }
+    None
 }
 
 /// Waits until the client, of which nobody holds a handle any more, has closed its session.

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod duration;
+mod host;
 mod http;
+mod listener;
 mod options;
 mod serve;
 
@@ -26,13 +28,16 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(options: Options) -> Result<()> {
+fn run(options: Options) -> Result<()> {
     start_logging(&options)?;
-    match options.command {
-        Command::Init(init) => create(init).await,
-        Command::Serve(serve) => serve::serve(serve).await,
-    }
+    let connections = host::take()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot begin to run")?;
+    runtime.block_on(async {
+        match options.command {
+            Command::Init(init) => create(init).await,
+            Command::Serve(serve) => serve::serve(serve, connections).await,
+        }
+    })
 }
 
 fn start_logging(options: &Options) -> Result<()> {

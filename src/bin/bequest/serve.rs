@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::serve::ListenerExt;
 use bequest::{DiskSync, Node};
 use bequest_recovery::address::Address;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::http::{self, Service};
+use super::listener::Bounded;
 use super::options::Serve;
 
 /// How long a clean end may take in sum; what is not done then ends as by a crash, which loses nothing.
@@ -18,17 +18,16 @@ const END_LIMIT: Duration = Duration::from_secs(6);
 /// How long answers that are under way may take to leave when the node has ended.
 const ANSWERS_LIMIT: Duration = Duration::from_millis(500);
 
-/// Runs a node until it is told to end, or cannot go on.
+/// Runs a node until it is told to end, or cannot go on. Clients may hold so many connections open.
 ///
 /// # Errors
 /// If it cannot start, or ended for another reason than being told to.
-pub(crate) async fn serve(options: Serve) -> Result<()> {
+pub(crate) async fn serve(options: Serve, connections: usize) -> Result<()> {
     let mut told = Box::pin(told_to_end()?);
     let listener = TcpListener::bind(options.http).await.with_context(|| {
         format!("cannot listen for HTTP: address={}; stop what uses it, or choose another by --http", options.http)
     })?;
-    // A small answer must not wait for the acknowledgement of the one before.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    let listener = Bounded::new(listener, connections);
     let http = options.http_advertise.clone().unwrap_or_else(|| options.http.to_string());
     let keeper = without_credentials(&options.place.zk);
     let service = Arc::new(Service::new(options.node, options.place.group.clone(), keeper));

@@ -104,6 +104,10 @@ pub enum Command {
         leaving: u64,
     },
     Expire(u64),
+    /// What is left in sockets is served by hand alone.
+    KeepSockets,
+    /// One request of those that are left in sockets is served.
+    ServeSocket,
     Hold(u64, Part),
     /// Lets everything go on, or just so many of what waits.
     Release(u64, Part, Option<u64>),
@@ -224,6 +228,8 @@ fn command(words: &[&str]) -> Option<Command> {
         ["break", one] => Command::Break { node: node(one)?, leaving: 0 },
         ["break", one, "leaving", count] => Command::Break { node: node(one)?, leaving: count.parse().ok()? },
         ["expire", one] => Command::Expire(node(one)?),
+        ["keep", "sockets"] => Command::KeepSockets,
+        ["serve", "socket"] => Command::ServeSocket,
         ["hold", one, what] => Command::Hold(node(one)?, part(what)?),
         ["release", one, what] => Command::Release(node(one)?, part(what)?, None),
         ["release", one, what, count] => Command::Release(node(one)?, part(what)?, Some(count.parse().ok()?)),
@@ -319,6 +325,8 @@ impl fmt::Display for Command {
             Self::Break { node, leaving: 0 } => write!(f, "break n{node}"),
             Self::Break { node, leaving } => write!(f, "break n{node} leaving {leaving}"),
             Self::Expire(node) => write!(f, "expire n{node}"),
+            Self::KeepSockets => f.write_str("keep sockets"),
+            Self::ServeSocket => f.write_str("serve socket"),
             Self::Hold(node, part) => write!(f, "hold n{node} {part}"),
             Self::Release(node, part, None) => write!(f, "release n{node} {part}"),
             Self::Release(node, part, Some(count)) => write!(f, "release n{node} {part} {count}"),

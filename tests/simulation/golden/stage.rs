@@ -220,6 +220,13 @@ impl World {
                 let session = self.session_of(*node)?;
                 self.expire_session(session);
             }
+            Command::KeepSockets => self.keepers.sockets_kept = true,
+            Command::ServeSocket => {
+                if self.zoo.adrift() == 0 {
+                    return Err("nothing is left in a socket".to_owned());
+                }
+                self.serve_late();
+            }
             Command::Hold(node, part) => self.hold(self.of(*node)?, *part),
             Command::Release(node, part, count) => {
                 if !self.release(self.of(*node)?, *part, count.map(|count| count as usize)) {

@@ -1,6 +1,7 @@
 //! A ZooKeeper that is older than what a node knows of it, or empty.
 
 use bequest_recovery::model::Backup;
+use bequest_recovery::path::{self, NODES};
 
 use super::*;
 use crate::mix::Machines;
@@ -71,6 +72,37 @@ fn what_was_committed_is_missed_also_by_a_node_that_needs_an_older_snapshot() {
 }
 
 #[test]
+fn what_was_read_in_zookeeper_is_not_replaced_by_a_leader_that_began_with_less() {
+    let mut world = serving(&ROOMY);
+    world.hostile = true;
+    let (leader, follower) = world.leader_and_follower();
+    let (place, node) = (world.processes[&follower].place, world.node(follower));
+    let (backup, reached) = (world.zoo.backup(), world.groups[0].mirror.end().index);
+    // The follower keeps up through ZooKeeper, where it reads what it has not heard to be committed.
+    for (from, to) in [(1, 2), (2, 1)] {
+        world.block(from, to, Block::Silent);
+    }
+    world.write_for(5 * SECOND);
+    let log = |world: &World| world.disks[&place].group(0).log.expect("a log is there");
+    let (known, commit) = (log(&world).known.position, log(&world).commit);
+    assert!(known.index > reached && known.index > commit, "read to {known:?}, committed {commit}, put back {reached}");
+    // It sees nothing of ZooKeeper while that goes back, and the other node, which lost its disk, leads and writes.
+    world.keepers.isolated.insert(node);
+    world.kill_now(leader, true);
+    world.goes_back(|zoo| zoo.roll_back(&backup), false, &[reached]);
+    world.until("the other leads", 30 * SECOND, |world| !world.leaders(0).is_empty());
+    world.write_for(SECOND);
+    world.network.blocked.clear();
+    world.until("they are linked", 30 * SECOND, |world| world.is_linked(follower));
+    world.keepers.isolated.clear();
+    world.until("the follower stops", 30 * SECOND, |world| world.stops.iter().any(|(pid, _)| *pid == follower));
+    let (_, error) = world.stops.iter().find(|(pid, _)| *pid == follower).expect("it stopped");
+    let found = "a leader with another entry at index";
+    assert!(matches!(error, GroupError::WentBackwards { found: what, .. } if what.starts_with(found)), "{error}");
+    world.check_found(false);
+}
+
+#[test]
 fn an_empty_zookeeper_is_never_founded_by_joining() {
     let mut world = serving(&ROOMY);
     world.hostile = true;
@@ -83,4 +115,36 @@ fn an_empty_zookeeper_is_never_founded_by_joining() {
         assert!(matches!(error, NodeError::NoSuchCluster { .. }), "{error}");
     }
     assert_eq!(world.zoo.head().iter().count(), 0, "nothing was created");
+}
+
+/// It finds no registration of its own, and no place for one: whether it lost a race or there is no cluster any more, only
+/// the check tells with which it began.
+#[test]
+fn a_node_with_nowhere_to_register_says_that_there_is_no_cluster() {
+    let mut without = 0;
+    for steps in 0.. {
+        let mut world = serving(&ROOMY);
+        world.hostile = true;
+        let (leader, follower) = world.leader_and_follower();
+        let own = path::node(world.node(leader));
+        let registered = |world: &World| world.zoo.head().get(&own).expect("it registered").version;
+        let before = registered(&world);
+        world.kill_now(leader, true);
+        let born = |world: &World| world.pids().into_iter().find(|pid| *pid != follower);
+        world.until("it is back", 30 * SECOND, |world| born(world).is_some());
+        let pid = born(&world).expect("it is back");
+        world.run(steps, Micros::MAX, |_| false);
+        if registered(&world) > before {
+            break;
+        }
+        let nodes: Vec<String> = world.zoo.head().below(NODES).map(|(path, _)| path.to_owned()).collect();
+        for path in nodes.iter().rev().map(String::as_str).chain([NODES]) {
+            world.zoo.tamper(path, None);
+        }
+        world.until("it says so", 30 * SECOND, |world| world.node_stops.iter().any(|(stopped, _)| *stopped == pid));
+        let (_, error) = world.node_stops.iter().find(|(stopped, _)| *stopped == pid).expect("it stopped");
+        assert!(matches!(error, NodeError::NoSuchCluster { .. }), "{error}");
+        without += 1;
+    }
+    assert!(without > 3, "{without} births were not done with registering");
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const MEMBERS: Mix = Mix { name: "members", servers: 3, ..ROOMY };
+
 #[test]
 fn of_two_processes_of_a_node_born_at_once_one_stays() {
     for seed in 0..20 {
@@ -99,5 +101,32 @@ fn a_leader_killed_right_after_a_race_is_replaced_once_the_loser_has_waited() {
         let downtime = world.served_again(SECOND);
         // It waits for five quarters of the election timeout at most.
         assert!(downtime < 300 * MILLI, "seed {seed}: {downtime} us");
+    }
+}
+
+#[test]
+fn a_leadership_outlives_elections_within_zookeeper_and_their_new_numbers() {
+    for seed in 0..20 {
+        let mut world = serving_by(seed, &MEMBERS);
+        let (leader, term) = (world.leader_and_follower().0, world.term());
+        for round in 0..5 {
+            let number = world.zoo.log().last().map_or(0, |transaction| transaction.zxid);
+            // Nothing is on its way: what is silent is ZooKeeper, and both nodes know it.
+            let mut roll = world.roll(Part::Driver);
+            world.servers_elect(&mut roll);
+            assert!(world.keepers.down, "seed {seed}: nobody is served");
+            world.until("an end of the election", SECOND, |world| !world.keepers.down);
+            world.served_again(5 * SECOND);
+            let now = world.zoo.log().last().map_or(0, |transaction| transaction.zxid);
+            assert_eq!(now >> 32, (number >> 32) + 1, "seed {seed}: transactions are counted in a new epoch");
+            let leads: Vec<Pid> = world.leaders(0).into_keys().collect();
+            assert_eq!(
+                (leads, world.term()),
+                (vec![leader], term),
+                "seed {seed}, round {round}: {}",
+                world.situation()
+            );
+        }
+        world.must_converge();
     }
 }
