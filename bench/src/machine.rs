@@ -59,6 +59,24 @@ impl Machine {
     }
 }
 
+/// Memory that a process has in use, in MiB; 0 if it has ended.
+pub(crate) fn resident_mib(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+/// Seconds that a process has kept a core busy; 0 if it has ended.
+pub(crate) fn busy_seconds(pid: u32) -> f64 {
+    // What Linux tells user space is in hundredths on every machine.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything. Times in user and system mode are fields 14 and 15 of the line.
+    let fields: Vec<&str> = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / TICKS_PER_SECOND
+}
+
 /// Microseconds of syncs, ascending.
 fn syncs(dir: &Path) -> std::io::Result<Vec<u32>> {
     let path = dir.join("syncs");
@@ -73,4 +91,20 @@ fn syncs(dir: &Path) -> std::io::Result<Vec<u32>> {
     std::fs::remove_file(path)?;
     times.sort_unstable();
     Ok(times)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_works_has_memory_and_keeps_a_core_busy() {
+        let own = std::process::id();
+        let (before, began) = (busy_seconds(own), Instant::now());
+        while busy_seconds(own) <= before {
+            assert!(began.elapsed().as_secs() < 60, "no time is told");
+        }
+        assert!(resident_mib(own) > 0);
+        assert_eq!((resident_mib(0), busy_seconds(0)), (0, 0.0), "there is no such process");
+    }
 }

@@ -41,7 +41,8 @@ pub(crate) enum Order {
 /// What it answers.
 pub(crate) type Report = Result<Measured, String>;
 
-async fn open(id: u64, place: &Place) -> Result<(Node, Group)> {
+/// Opens a node and joins the group.
+pub(crate) async fn open(id: u64, place: &Place) -> Result<(Node, Group)> {
     let port = free_port([127, 0, 0, 1].into())?;
     let synced = if place.synced { DiskSync::BeforeAcknowledging } else { DiskSync::Background };
     let builder = Node::builder(id).keeper(&place.keeper).listen(format!("127.0.0.1:{port}")).data_dir(&place.disk);

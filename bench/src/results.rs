@@ -197,10 +197,6 @@ impl Results {
                 let _ = writeln!(text, "{:<22}{:>9}  {:>28}", "  writes beside", case.writers, told(beside, 0));
             }
         }
-        text.push_str("\nratios (median of the repetitions' own, least..most)\n");
-        for ratio in self.ratios() {
-            let _ = writeln!(text, "{:<88}{:>24}  {}", ratio.name, told(Some(ratio.spread), 2), ratio.verdict());
-        }
         for line in self.errors() {
             let _ = writeln!(text, "{line}");
         }

@@ -29,6 +29,18 @@ impl Values {
         Self { pool: pool.into() }
     }
 
+    /// Of characters that need no escape anywhere, for whoever takes text: six random bits in each.
+    pub(crate) fn printable(seed: u64) -> Self {
+        const LETTERS: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_";
+        let pool: Vec<u8> = Self::new(seed).pool.iter().map(|byte| LETTERS[usize::from(byte % 64)]).collect();
+        Self { pool: pool.into() }
+    }
+
+    /// A value for request `number`, as text; of printable ones only.
+    pub(crate) fn text(&self, number: u64, bytes: usize) -> String {
+        String::from_utf8_lossy(&self.value(number, bytes)).into_owned()
+    }
+
     /// A value for request `number`; not copied.
     pub(crate) fn value(&self, number: u64, bytes: usize) -> Bytes {
         let places = (POOL_BYTES - bytes) as u64;
@@ -62,6 +74,12 @@ mod tests {
             let several: BTreeSet<Bytes> = (0..500).map(|number| Values::key(number, bytes)).collect();
             assert_eq!(several.len(), 500);
         }
+    }
+
+    #[test]
+    fn printable_values_are_text_of_the_length_asked_for() {
+        let text = Values::printable(3).text(17, 100);
+        assert!(text.len() == 100 && text.bytes().all(|byte| byte.is_ascii_graphic()), "{text}");
     }
 
     #[test]

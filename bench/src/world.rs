@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bequest_harness::{four_letter_word, Ensemble, ZooKeeperServer};
+use bequest_harness::{four_letter_word, Ensemble, ZooKeeperServer, ZooKeeperServerBuilder};
 
 use crate::bare::Bare;
 use crate::load::{Measured, Timing};
@@ -30,11 +30,15 @@ const QUIET_REQUESTS: u64 = 20;
 const QUIET_TIME: Duration = Duration::from_millis(100);
 const QUIET_LIMIT: u32 = 100;
 
+/// A ZooKeeper server as in production.
+pub(crate) fn keeper(home: Option<PathBuf>) -> ZooKeeperServerBuilder {
+    ZooKeeperServer::builder().home(home).heap_mb(HEAP_MB).jvm_opts(JVM_OPTIONS).tick_ms(TICK_MS)
+}
+
 /// Starts so many ZooKeeper servers; returns them, and the one that all sessions are on, ours and the bare ones: the
 /// leader. Which one a session draws would otherwise decide what it measures.
 async fn start_keeper(servers: u32, options: &Measure, dir: &Path) -> Result<(Ensemble, usize)> {
-    let builder = ZooKeeperServer::builder().home(options.zookeeper.clone());
-    let builder = builder.heap_mb(HEAP_MB).jvm_opts(JVM_OPTIONS).tick_ms(TICK_MS);
+    let builder = keeper(options.common.zookeeper.clone());
     let ensemble = Ensemble::builder(servers).server(builder).dir(dir).start().await?;
     let leader = if servers == 1 { 0 } else { ensemble.wait_for_leader().await? };
     Ok((ensemble, leader))
@@ -172,9 +176,9 @@ async fn received(server: SocketAddr) -> Result<u64> {
 }
 
 /// Deletes what ZooKeeper would need only to start again, and purges once an hour: logs and snapshots but the newest.
-fn forget(dir: &Path) {
+pub(crate) fn forget(dir: &Path) {
     let files = std::fs::read_dir(dir.join("version-2")).into_iter().flatten().flatten();
-    let mut by_kind: BTreeMap<String, Vec<(u64, std::path::PathBuf)>> = BTreeMap::new();
+    let mut by_kind: BTreeMap<String, Vec<(u64, PathBuf)>> = BTreeMap::new();
     for file in files {
         let name = file.file_name().to_string_lossy().into_owned();
         let Some((kind, zxid)) = name.split_once('.') else { continue };

@@ -33,6 +33,12 @@ pub enum Error {
     /// etcd is not installed.
     #[error("no etcd in PATH: run `scripts/install bench` or `apt-get install etcd-server`, or measure without it")]
     NoEtcd,
+    /// The node program is not where it should be.
+    #[error("no node program {}: build it with `cargo build --release`, or name it by --program", .program.display())]
+    NoNodeProgram {
+        /// Where it was looked for.
+        program: PathBuf,
+    },
     /// A program could not be started.
     #[error("cannot start program={program}")]
     Spawn {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
 
-use crate::process::{find_program, Process};
+use crate::process::{find_program, Process, ProcessBuilder};
 use crate::{free_port, Error, HttpClient};
 
 const PROGRAM: &str = "etcd";
@@ -54,7 +54,7 @@ impl EtcdBuilder {
                 path: dir.clone(),
                 source,
             })?;
-            let process = Process::builder(&program)
+            let command = Process::builder(&program)
                 .name(&name)
                 .args(["--name", &name, "--data-dir"])
                 .arg(dir.join("data"))
@@ -66,9 +66,8 @@ impl EtcdBuilder {
                 .args(["--logger", "zap", "--log-level", "warn"])
                 .args(&self.args)
                 .dir(&dir)
-                .log(dir.join("etcd.log"))
-                .spawn()?;
-            members.push(EtcdMember { process, address: client });
+                .log(dir.join("etcd.log"));
+            members.push(EtcdMember { process: command.spawn()?, command, address: client });
         }
         let etcd = Etcd { members, http: HttpClient::new(ANSWER_LIMIT) };
         for member in &etcd.members {
@@ -88,6 +87,7 @@ pub struct Etcd {
 /// One member of an [`Etcd`].
 #[derive(Debug)]
 pub struct EtcdMember {
+    command: ProcessBuilder,
     process: Process,
     address: SocketAddr,
 }
@@ -130,6 +130,17 @@ impl Etcd {
         let version = text.split("\"etcdserver\":\"").nth(1).and_then(|rest| rest.split('"').next());
         let failed = || Error::Answer { address, command: "/version".to_owned(), answer: text.clone() };
         version.map(str::to_owned).ok_or_else(failed)
+    }
+
+    /// Starts a member that was killed on the data it has, and waits until it is healthy.
+    ///
+    /// # Errors
+    /// As [`EtcdBuilder::start`].
+    pub async fn restart(&mut self, member: usize) -> Result<(), Error> {
+        let restarted = &mut self.members[member];
+        restarted.process.kill().await?;
+        restarted.process = restarted.command.spawn()?;
+        self.wait_until_healthy(&self.members[member]).await
     }
 
     /// Waits until a member says that it is healthy: that it knows a leader and that writes pass.

@@ -20,20 +20,26 @@
 //! than skip.
 #![forbid(unsafe_code)]
 
+pub mod confine;
 mod ensemble;
 mod error;
 mod etcd;
+mod gap;
 mod http;
 mod installation;
+pub mod kv;
+pub mod network;
 mod port;
 mod process;
 mod program;
 mod proxy;
+mod served;
 mod server;
 
 pub use ensemble::{Ensemble, EnsembleBuilder};
 pub use error::Error;
 pub use etcd::{Etcd, EtcdBuilder, EtcdMember};
+pub use gap::longest_gap;
 pub use http::{HttpAnswer, HttpClient, HttpFailure};
 pub use hyper::{Method, StatusCode};
 pub use installation::Installation;
@@ -41,4 +47,5 @@ pub use port::free_port;
 pub use process::{Process, ProcessBuilder};
 pub use program::{data_folder, html_escaped, interruption};
 pub use proxy::{Close, Framing, Proxy};
+pub use served::{node_program, serve};
 pub use server::{four_letter_word, Mode, ServerInfo, ZooKeeperServer, ZooKeeperServerBuilder};

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bequest_harness::confine::{is_installed, run};
 use bequest_harness::Process;
 use rustix::process::{prlimit, Pid, Resource, Rlimit};
-
-use super::confine::{is_installed, run};
 
 const FILLER: &str = "filler";
 /// How long a tracer may take to let go.

@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 mod chain;
-mod confine;
 mod edn;
 mod fault;
 mod history;
@@ -27,7 +26,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use bequest_harness::{data_folder, interruption};
+use bequest_harness::{confine, data_folder, interruption};
 use clap::Parser;
 
 use fault::Kind;

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use bequest_harness::{Close, Process};
+use bequest_harness::{confine, Close, Process};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::confine;
 use super::fault::{Fault, Kind};
 use super::history::{Clock, Moment};
 use super::limits::{self, Group};

@@ -6,7 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::confine::run;
+use bequest_harness::confine::run;
+use bequest_harness::network::{self, add_host, on_host, plug};
 
 /// A cable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +59,12 @@ impl Cable {
 
     /// Takes its carrier away, at the end that is not the host's: packets vanish and nobody is told.
     pub(crate) fn cut(self) -> Result<(), String> {
-        run("ip", &["link", "set", &self.device(), "down"])
+        network::cut(&self.device())
     }
 
     /// Gives it back.
     pub(crate) fn join(self) -> Result<(), String> {
-        run("ip", &["link", "set", &self.device(), "up"])
+        network::join(&self.device())
     }
 }
 
@@ -74,16 +75,12 @@ pub(crate) fn cables(node: usize) -> [Cable; 3] {
 
 /// What runs a program on a node's host.
 pub(crate) fn on_node(node: usize) -> Vec<String> {
-    on(&format!("node{node}"))
+    on_host(&format!("node{node}"))
 }
 
 /// What runs a program on a ZooKeeper server's host.
 pub(crate) fn on_member(member: usize) -> Vec<String> {
-    on(&format!("zookeeper{member}"))
-}
-
-fn on(host: &str) -> Vec<String> {
-    vec!["nsenter".to_owned(), format!("--net=/run/netns/{host}"), "--".to_owned()]
+    on_host(&format!("zookeeper{member}"))
 }
 
 /// Makes all hosts and cables. The network must be this program's own.
@@ -104,26 +101,16 @@ pub(crate) fn make() -> Result<(), String> {
             cable.join()?;
         }
     }
-    run("ip", &["link", "add", "bridge", "type", "bridge"])?;
-    run("ip", &["addr", "add", &format!("{}/24", Cable::Member(0).near()), "dev", "bridge"])?;
-    run("ip", &["link", "set", "bridge", "up"])?;
+    network::add_switch(Cable::Member(0).near())?;
     for member in 0..3 {
         let host = format!("zookeeper{member}");
         add_host(&host)?;
         add_cable(Cable::Member(member), &host)?;
-        run("ip", &["link", "set", &Cable::Member(member).device(), "master", "bridge", "up"])?;
+        plug(&Cable::Member(member).device())?;
     }
     Ok(())
 }
 
-fn add_host(host: &str) -> Result<(), String> {
-    run("ip", &["netns", "add", host])?;
-    run("ip", &["-n", host, "link", "set", "lo", "up"])
-}
-
 fn add_cable(cable: Cable, host: &str) -> Result<(), String> {
-    let device = cable.device();
-    run("ip", &["link", "add", &device, "type", "veth", "peer", "name", &device, "netns", host])?;
-    run("ip", &["-n", host, "addr", "add", &format!("{}/24", cable.far()), "dev", &device])?;
-    run("ip", &["-n", host, "link", "set", &device, "up"])
+    network::add_cable(&cable.device(), host, cable.far())
 }

@@ -5,8 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context, Result};
-use bequest_harness::{free_port, Ensemble, Error, Framing, Process, Proxy, ZooKeeperServer};
+use anyhow::{bail, Context, Result};
+use bequest_harness::{free_port, node_program, serve, Ensemble, Error, Framing, Process, Proxy, ZooKeeperServer};
 
 use super::fault::Kind;
 use super::history::{Clock, Moment};
@@ -91,7 +91,7 @@ pub(crate) struct World {
 impl World {
     /// Starts everything and creates the group. Data and logs go to `dir`.
     pub(crate) async fn start(options: &Options, permitted: &Permitted, dir: &Path, clock: Clock) -> Result<Self> {
-        let program = program(options)?;
+        let program = node_program(options.program.as_deref())?;
         let hosts = (0..3).filter(|_| permitted.links);
         let hosts = hosts.map(|member| (Cable::Member(member).far(), network::on_member(member)));
         let server = ZooKeeperServer::builder().home(options.zookeeper.clone()).heap_mb(384);
@@ -361,16 +361,10 @@ impl Place {
 fn node(id: usize, program: &Path, place: &Place, keepers: &[Proxy], disk: PathBuf, dir: &Path, links: bool) -> Node {
     let servers: Vec<String> = keepers.iter().map(|proxy| proxy.address().to_string()).collect();
     let prefix = if links { network::on_node(id) } else { Vec::new() };
-    let command = Process::builder(program)
-        .name(format!("node {}", id + 1))
+    let zk = format!("zk://{}/torture", servers.join(","));
+    let command = serve(program, id as u64 + 1, &zk, GROUP, place.listen, place.http)
         .prefix(prefix)
-        .arg("serve")
-        .args(["--node", &(id + 1).to_string()])
-        .args(["--zk", &format!("zk://{}/torture", servers.join(","))])
-        .args(["--group", GROUP])
-        .args(["--listen", &place.listen.to_string()])
         .args(["--advertise", &place.advertise.to_string()])
-        .args(["--http", &place.http.to_string()])
         .args(["--session-timeout", "2s"])
         .arg("--data-dir")
         .arg(disk.join("data"))
@@ -378,19 +372,6 @@ fn node(id: usize, program: &Path, place: &Place, keepers: &[Proxy], disk: PathB
     let logs = dir.join("logs");
     let (life, process, wanted, ended, excuse, excused) = (0, None, false, None, None, None);
     Node { id, http: place.http, command, disk, logs, life, process, wanted, ended, excuse, excused }
-}
-
-fn program(options: &Options) -> Result<PathBuf> {
-    let program = match &options.program {
-        Some(program) => program.clone(),
-        None => std::env::current_exe().context("cannot find out where this program is")?.with_file_name("bequest"),
-    };
-    ensure!(
-        program.is_file(),
-        "no node program {}: build it with `cargo build --release`, or name it by --program",
-        program.display()
-    );
-    Ok(program.canonicalize()?)
 }
 
 async fn init(program: &Path, url: &str, dir: &Path) -> Result<()> {

@@ -18,6 +18,14 @@ impl Moment {
     }
 }
 
+impl std::ops::Sub for Moment {
+    type Output = Duration;
+
+    fn sub(self, earlier: Self) -> Duration {
+        self.since(earlier)
+    }
+}
+
 /// Gives moments. Monotonic.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use bequest_harness::kv::Succession;
+
 use super::clock::{Clock, Moment};
-use super::kv::Succession;
 use super::options::Step;
 
 /// Something worth a line.

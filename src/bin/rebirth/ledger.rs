@@ -8,6 +8,8 @@ use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bequest_harness::longest_gap;
+
 use super::clock::{Clock, Moment};
 use super::register::{Number, Register};
 use super::value::{
@@ -384,17 +386,6 @@ fn genuine(register: &Register, key: &str, value: Option<&str>) -> Option<Number
     let Some(value) = value else { return Some(0) };
     let number = register_number(value)?;
     (number > 0 && register.knows(number) && register_value(key, number) == value).then_some(number)
-}
-
-fn longest_gap(acks: &[Moment], from: Moment, to: Moment) -> (Duration, Moment, Moment) {
-    let first = acks.partition_point(|ack| *ack <= from).saturating_sub(1);
-    let last = (acks.partition_point(|ack| *ack < to) + 1).min(acks.len());
-    let window = acks.get(first..last).unwrap_or_default();
-    // Where no answer came any more, the wait goes on until the end.
-    let ends = window.iter().skip(1).copied().chain(acks.last().is_none_or(|ack| *ack < to).then_some(to));
-    let starts = window.iter().copied().chain(window.is_empty().then_some(from));
-    let gaps = starts.zip(ends).map(|(start, end)| (end.since(start), start, end));
-    gaps.max_by_key(|gap| gap.0).unwrap_or((Duration::ZERO, from, to))
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::kv::{Failure, Kv};
+use bequest_harness::kv::{Failure, Kv};
+
 use super::ledger::Ledger;
 use super::value::{filler_key, lasting_value, unique_key, FILLER_BYTES};
 

@@ -8,7 +8,6 @@ mod clock;
 #[path = "../bequest/duration.rs"]
 mod duration;
 mod journal;
-mod kv;
 mod ledger;
 mod load;
 mod options;

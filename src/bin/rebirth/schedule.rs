@@ -7,9 +7,10 @@ use anyhow::{bail, ensure, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use bequest_harness::kv::{Kv, Status, Succession};
+
 use super::clock::Moment;
 use super::journal::{Journal, Outage};
-use super::kv::{Kv, Status, Succession};
 use super::ledger::Ledger;
 use super::load::{fill, Load, Manner};
 use super::options::{Options, Step};

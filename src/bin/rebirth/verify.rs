@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Result};
 
-use super::kv::{Failure, Kv, Listing};
+use bequest_harness::kv::{Failure, Kv, Listing};
+
 use super::ledger::{Ledger, Page, Source, PREFIXES};
 use super::value::FILLERS;
 use super::world::Address;

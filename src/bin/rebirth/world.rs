@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use bequest_harness::{free_port, Ensemble, Process, ZooKeeperServer};
+use bequest_harness::{free_port, node_program, serve, Ensemble, Process, ZooKeeperServer};
 
 use super::options::Options;
 
@@ -81,7 +81,7 @@ struct NodeProcess {
 impl Processes {
     /// Starts ZooKeeper, creates the group and prepares both nodes, which are not started yet. Data and logs go to `dir`.
     pub(crate) async fn prepare(options: &Options, dir: &Path, seed: u64) -> Result<Self> {
-        let program = node_program(options)?;
+        let program = node_program(options.program.as_deref())?;
         let (keeper, url) = start_zookeeper(options, dir, seed).await?;
         init(&program, &url, dir, options).await?;
         let node = |id: u64| -> Result<NodeProcess> {
@@ -124,21 +124,6 @@ fn heap_mb(state_bytes: u64) -> u32 {
     u32::try_from(512 + 6 * (state_bytes >> 20)).unwrap_or(u32::MAX)
 }
 
-fn node_program(options: &Options) -> Result<PathBuf> {
-    if let Some(program) = &options.program {
-        ensure!(program.is_file(), "no program {}: check --program", program.display());
-        return Ok(program.clone());
-    }
-    let own = std::env::current_exe().context("cannot find out where this program is")?;
-    let program = own.with_file_name("bequest");
-    ensure!(
-        program.is_file(),
-        "no node program {}: build it with `cargo build --release`, or name it by --program",
-        program.display()
-    );
-    Ok(program)
-}
-
 async fn init(program: &Path, url: &str, dir: &Path, options: &Options) -> Result<()> {
     let log = dir.join("init.log");
     let arguments = ["init", "--zk", url, "--group", GROUP, "--voters", "1,2"];
@@ -159,14 +144,8 @@ async fn init(program: &Path, url: &str, dir: &Path, options: &Options) -> Resul
 impl NodeProcess {
     fn start(&mut self) -> Result<()> {
         assert!(self.process.is_none(), "only the dead are started");
-        let process = Process::builder(&self.program)
-            .name(format!("node {}", self.address.id))
-            .arg("serve")
-            .args(["--node", &self.address.id.to_string()])
-            .args(["--zk", &self.url])
-            .args(["--group", GROUP])
-            .args(["--listen", &self.listen.to_string()])
-            .args(["--http", &self.address.http.to_string()])
+        let Address { id, http } = self.address;
+        let process = serve(&self.program, id, &self.url, GROUP, self.listen, http)
             .args(["--session-timeout", &format!("{}ms", self.session_timeout.as_millis())])
             .arg("--data-dir")
             .arg(&self.data_dir)

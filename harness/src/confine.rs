@@ -4,17 +4,19 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Set for the program that is inside.
-const INSIDE: &str = "BEQUEST_TORTURE_INSIDE";
+const INSIDE: &str = "BEQUEST_INSIDE";
 /// What must work inside, for all of it to be of use.
 const PROBE: &str =
     "mount -t tmpfs tmpfs /run && ip link set lo up && ip netns add probe && nsenter --net=/run/netns/probe true";
 
-/// Goes inside: returns only if it is there already (`Ok`), or cannot get there (`Err`, in words).
-pub(crate) fn enter() -> Result<(), String> {
+/// Goes inside: returns only if it is there already (`Ok`), or cannot get there.
+///
+/// # Errors
+/// In words, if the system does not permit it.
+pub fn enter() -> Result<(), String> {
     if std::env::var_os(INSIDE).is_some() {
         // Names of network namespaces are kept below /run, where they would outlive this program.
         return run("mount", &["-t", "tmpfs", "tmpfs", "/run"]).and_then(|()| run("ip", &["link", "set", "lo", "up"]));
@@ -40,7 +42,10 @@ pub(crate) fn enter() -> Result<(), String> {
 }
 
 /// Runs a command that needs no answer.
-pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+///
+/// # Errors
+/// In words, if it fails or cannot be run.
+pub fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     let words = || format!("{program} {}", arguments.join(" "));
     match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => Ok(()),
@@ -50,7 +55,6 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
 }
 
 /// Whether `program` is in `PATH`.
-pub(crate) fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| Path::new(&dir).join(program).is_file())
+pub fn is_installed(program: &str) -> bool {
+    crate::process::find_program(program).is_some()
 }

@@ -1,15 +1,17 @@
-//! The nodes' public HTTP interface, seen from outside.
+//! What the nodes' public HTTP interface means, seen from outside.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bequest_harness::{HttpClient, HttpFailure, Method, StatusCode};
 use bytes::Bytes;
+use hyper::{Method, StatusCode};
 use serde::Deserialize;
+
+use crate::{HttpClient, HttpFailure};
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// Nothing was done; this node knows who leads.
     Elsewhere(SocketAddr),
     /// Nothing was done; try again, anywhere.
@@ -26,105 +28,115 @@ struct Written {
 
 /// One page of a listing.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Listing {
+pub struct Listing {
     /// Keys and values, ascending.
-    pub(crate) entries: Vec<Item>,
+    pub entries: Vec<Item>,
     /// Whether there are more keys behind the last one.
-    pub(crate) more: bool,
+    pub more: bool,
 }
 
 /// One key of a listing.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Item {
+pub struct Item {
     /// The key.
-    pub(crate) key: String,
+    pub key: String,
     /// Its value; absent if it is not text, which no client here ever wrote.
     #[serde(default)]
-    pub(crate) value: Option<String>,
+    pub value: Option<String>,
 }
 
 /// What a node says about itself. Used to find the leader and to tell what a succession took; nothing is proved by it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Status {
+pub struct Status {
     /// `leader`, `follower`, ...
-    pub(crate) role: String,
+    pub role: String,
     /// Raft's term.
-    pub(crate) term: u64,
+    pub term: u64,
     /// How well the group is off.
-    pub(crate) mode: String,
+    pub mode: String,
     /// Why.
-    pub(crate) reason: String,
+    pub reason: String,
     /// The process' incarnation.
-    pub(crate) incarnation: u64,
+    pub incarnation: u64,
     /// Highest index its state has.
-    pub(crate) applied: u64,
+    pub applied: u64,
     /// Index of the archive's newest snapshot.
-    pub(crate) snapshot: u64,
+    pub snapshot: u64,
     /// What the log in ZooKeeper holds.
-    pub(crate) wal: Wal,
+    pub wal: Wal,
     /// Proposals it refused as busy.
-    pub(crate) busy: u64,
+    pub busy: u64,
     /// The last succession on it.
-    pub(crate) succession: Succession,
+    pub succession: Succession,
 }
 
 /// What the log in ZooKeeper holds.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Wal {
+pub struct Wal {
     /// Bytes of entries.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Segments.
-    pub(crate) segments: u64,
+    pub segments: u64,
 }
 
 /// What a succession took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(default)]
-pub(crate) struct Succession {
+pub struct Succession {
     /// Entries replayed.
-    pub(crate) entries: u64,
+    pub entries: u64,
     /// Bytes replayed.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Microseconds from the old leader's last sign to the decision.
-    pub(crate) detect_us: u64,
+    pub detect_us: u64,
     /// Until the ballot was won.
-    pub(crate) seal_us: u64,
+    pub seal_us: u64,
     /// Until everything was read.
-    pub(crate) read_us: u64,
+    pub read_us: u64,
     /// Until it was in the local log.
-    pub(crate) replay_us: u64,
+    pub replay_us: u64,
     /// Until the first entry of the term was committed.
-    pub(crate) stand_us: u64,
+    pub stand_us: u64,
 }
 
 /// A client of the HTTP interface. Every attempt is made once: what is tried again is for the caller to decide.
 #[derive(Clone, Debug)]
-pub(crate) struct Kv {
+pub struct Kv {
     client: HttpClient,
 }
 
 impl Kv {
     /// A client that waits at most `timeout` for an answer.
-    pub(crate) fn new(timeout: Duration) -> Self {
+    #[must_use]
+    pub fn new(timeout: Duration) -> Self {
         Self { client: HttpClient::new(timeout) }
     }
 
     /// Writes a key; returns the index of the entry.
-    pub(crate) async fn put(&self, node: SocketAddr, key: &str, value: String) -> Result<u64, Failure> {
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn put(&self, node: SocketAddr, key: &str, value: String) -> Result<u64, Failure> {
         let body = self.ask(Method::PUT, node, &format!("/kv/{key}"), value).await?;
         parsed::<Written>(&body).map(|written| written.index)
     }
 
     /// Deletes a key; returns the index of the entry.
-    pub(crate) async fn delete(&self, node: SocketAddr, key: &str) -> Result<u64, Failure> {
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn delete(&self, node: SocketAddr, key: &str) -> Result<u64, Failure> {
         let body = self.ask(Method::DELETE, node, &format!("/kv/{key}"), String::new()).await?;
         parsed::<Written>(&body).map(|written| written.index)
     }
 
     /// Reads a key, linearizably.
-    pub(crate) async fn get(&self, node: SocketAddr, key: &str) -> Result<Option<String>, Failure> {
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn get(&self, node: SocketAddr, key: &str) -> Result<Option<String>, Failure> {
         let (status, body) = self.exchange(Method::GET, node, &format!("/kv/{key}"), String::new()).await?;
         if status == StatusCode::NOT_FOUND {
             return Ok(None);
@@ -133,7 +145,10 @@ impl Kv {
     }
 
     /// Lists up to `limit` keys that begin with `prefix` and come after `after`; with `stale`, of the node's own state.
-    pub(crate) async fn list(
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn list(
         &self,
         node: SocketAddr,
         prefix: &str,
@@ -146,7 +161,10 @@ impl Kv {
     }
 
     /// What a node says about itself.
-    pub(crate) async fn status(&self, node: SocketAddr) -> Result<Status, Failure> {
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn status(&self, node: SocketAddr) -> Result<Status, Failure> {
         parsed(&self.ask(Method::GET, node, "/status", String::new()).await?)
     }
 
