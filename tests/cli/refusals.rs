@@ -121,7 +121,7 @@ async fn rebirth_says_what_is_missing() {
     let (code, written) = run(rebirth().args(["--zookeeper", "/nowhere"])).await;
     assert!(code == Some(2) && written.contains("no zookeeper-*.jar in /nowhere"), "{code:?} {written}");
     let (code, written) = run(rebirth().args(["--program", "/nowhere/bequest"])).await;
-    assert!(code == Some(2) && written.contains("check --program"), "{code:?} {written}");
+    assert!(code == Some(2) && written.contains("name it by --program"), "{code:?} {written}");
     let empty = tempfile::tempdir().expect("temporary folders can be made");
     std::fs::write(empty.path().join("x"), "x").expect("it can be written to");
     let (code, written) = run(rebirth().arg("--dir").arg(empty.path())).await;

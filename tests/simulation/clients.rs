@@ -453,20 +453,26 @@ impl World {
         if self.answers_elsewhere(pid, group, token.0, true) {
             return;
         }
+        let applied = self.processes[&pid].replicas[group].host.applied();
+        let (Purpose::Read { known, .. } | Purpose::Scan { known }) = purpose else {
+            panic!("{token:?} was answered as a read: {purpose:?}");
+        };
+        // All that its disk knew of is there, and what it cannot know of is not.
+        if applied < known.floor && self.follows_another(pid, group, applied + 1) {
+            return;
+        }
         let host = &self.processes[&pid].replicas[group].host;
-        let applied = host.applied();
         let Group { history, clients, .. } = &mut self.groups[group];
         clients.answered += 1;
-        let (key, known) = match purpose {
-            Purpose::Read { key, known } => (key, known),
-            Purpose::Scan { known } => {
+        let key = match purpose {
+            Purpose::Read { key, .. } => key,
+            _ => {
                 let (accounts, lists) = host.scan();
                 history.scan(pid, &known, applied, &lists, &accounts);
                 self.counts.one("scan");
                 self.note(("scan", applied), || format!("{pid:?} answers a scan at {applied}"));
                 return;
             }
-            purpose => panic!("{token:?} was answered as a read: {purpose:?}"),
         };
         let list = host.list(key);
         history.read(pid, &known, applied, key, &list);
