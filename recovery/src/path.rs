@@ -69,6 +69,19 @@ pub fn number(text: &str, digits: usize) -> Option<u64> {
     (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
+/// Reads the name of a chunk: its hash.
+pub fn chunk_hash(name: &str) -> Option<[u8; 32]> {
+    let mut hash = [0; 32];
+    // Exactly as chunks are named: a sign or a capital would be another name of the same chunk.
+    if name.len() != 64 || !name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
+    for (at, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&name[at * 2..at * 2 + 2], 16).ok()?;
+    }
+    Some(hash)
+}
+
 /// The znodes of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupPaths {
@@ -158,4 +171,20 @@ pub fn valid_group_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_has_one_name() {
+        let hash = [0x0f; 32];
+        let path = GroupPaths::new("g").chunk(&hash);
+        let name = path.rsplit('/').next().unwrap_or_default();
+        assert_eq!(chunk_hash(name), Some(hash));
+        assert_eq!(chunk_hash(&name.replacen("0f", "+f", 1)), None);
+        assert_eq!(chunk_hash(&name.to_uppercase()), None);
+        assert_eq!(chunk_hash(&name[1..]), None);
+    }
 }

@@ -259,9 +259,12 @@ impl Replica {
         if known.index > tail.end.index {
             return Some(went_backwards("wal", known, format!("index {}", tail.end.index)));
         }
-        let at = known.index.checked_sub(tail.base.index + 1)?;
-        let (_, hash) = tail.entries.get(usize::try_from(at).ok()?)?;
-        (*hash != known.hash).then(|| went_backwards("wal", known, format!("another entry at index {}", known.index)))
+        // A snapshot of this very index says what lay there as well; a later one does not.
+        let hash = match known.index.checked_sub(tail.base.index)? {
+            0 => tail.base.hash,
+            behind => tail.entries.get(usize::try_from(behind - 1).ok()?)?.1,
+        };
+        (hash != known.hash).then(|| went_backwards("wal", known, format!("another entry at index {}", known.index)))
     }
 
     fn pass_done(&mut self, cx: &mut Context<'_>, tail: Box<Tail>) {

@@ -51,9 +51,13 @@ struct Knowing {
 impl World {
     /// Whether ZooKeeper went back, and this process' disk does not show it: what it says is another history's.
     pub fn knows_no_better(&self, pid: Pid, group: usize) -> bool {
-        let Some(fork) = &self.fork else { return false };
-        let place = self.processes.get(&pid).map(|process| process.place);
-        place.is_none_or(|place| !fork.knowing.contains_key(&(place, group)))
+        self.fork.is_some() && self.reach(pid, group).is_none()
+    }
+
+    /// Up to where this process' disk knows the past that ZooKeeper lost, if it knows any of it.
+    fn reach(&self, pid: Pid, group: usize) -> Option<u64> {
+        let place = self.processes.get(&pid)?.place;
+        self.fork.as_ref()?.knowing.get(&(place, group)).map(|knowing| knowing.reach)
     }
 
     /// A machine applied something; `false` if that belongs to another history than ours.
@@ -73,11 +77,9 @@ impl World {
     /// A disk may know of some of what was lost, and not of the rest. Whoever finds all that it knew of, as the leader
     /// it was lost under wrote it again, follows the new history from there on, and no node can tell.
     pub fn follows_another(&mut self, pid: Pid, group: usize, index: u64) -> bool {
-        let place = self.processes.get(&pid).map(|process| process.place);
-        let (Some(place), Some(fork)) = (place, &mut self.fork) else { return false };
-        let follows = fork.knowing.get(&(place, group)).is_some_and(|knowing| knowing.reach < index);
-        if follows {
-            fork.knowing.remove(&(place, group));
+        let follows = self.reach(pid, group).is_some_and(|reach| reach < index);
+        if let (true, Some(fork)) = (follows, &mut self.fork) {
+            fork.knowing.remove(&(self.processes[&pid].place, group));
             self.counts.one("went on in another history, beyond all that its disk knew");
         }
         follows
@@ -85,9 +87,7 @@ impl World {
 
     /// A machine was restored to a state at `applied`; whether that is not ours, though it has all that its disk knew of.
     pub fn restored_another(&mut self, pid: Pid, group: usize, applied: u64) -> bool {
-        let place = self.processes.get(&pid).map(|process| process.place);
-        let knowing = self.fork.as_ref().and_then(|fork| fork.knowing.get(&(place?, group)));
-        let Some(reach) = knowing.map(|knowing| knowing.reach) else { return false };
+        let Some(reach) = self.reach(pid, group) else { return false };
         let (_, lists) = self.processes[&pid].replicas[group].host.scan();
         let history = &self.groups[group].history;
         let holds = |up_to| (0..).zip(&lists).all(|(key, list)| list.starts_with(&history.list(key, up_to)));
@@ -188,7 +188,7 @@ impl World {
     }
 
     /// Where a group was stopped, or the whole node.
-    fn found(&self) -> BTreeSet<Place> {
+    pub fn found(&self) -> BTreeSet<Place> {
         let place = |pid: &Pid| {
             let living = self.processes.get(pid).map(|process| process.place);
             living.or_else(|| self.last_places.get(pid).copied())

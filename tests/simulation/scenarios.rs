@@ -42,7 +42,12 @@ impl World {
 
     /// Lets time pass, writing now and then at whoever leads.
     fn write_for(&mut self, duration: Micros) {
-        let until = self.now + duration;
+        self.write_while_waiting(duration, |_| false);
+    }
+
+    /// The same until something is so, and no longer than this.
+    fn write_while_waiting(&mut self, within: Micros, mut so: impl FnMut(&mut World) -> bool) {
+        let until = self.now + within;
         let mut next = self.now;
         self.run(u64::MAX, until, |world| {
             if world.now >= next {
@@ -51,7 +56,7 @@ impl World {
                     world.write(0, pid);
                 }
             }
-            false
+            so(world)
         });
     }
 

@@ -9,7 +9,7 @@ use bequest::command::Command;
 use bequest_recovery::entry::{Entry, EntryHash, Position};
 use bequest_recovery::keeper::Op;
 use bequest_recovery::model::{Change, Transaction, ZooModel};
-use bequest_recovery::path::{number, GroupPaths, WalName, NODES};
+use bequest_recovery::path::{chunk_hash, number, GroupPaths, WalName, NODES};
 use bequest_recovery::record::{self, Ballot, Manifest, Pointer, Registration, Segment, SnapshotName, Uuid};
 use bequest_recovery::segment::{decode, Body};
 use bytes::Bytes;
@@ -33,7 +33,8 @@ pub struct Mirror {
     // Ordinal the next segment of each WAL has.
     ordinals: BTreeMap<WalName, u64>,
     manifests: BTreeMap<(u64, u64), Manifest>,
-    chunks: BTreeSet<String>,
+    // By their hashes.
+    chunks: BTreeSet<[u8; 32]>,
     /// The pointer.
     pub pointer: Pointer,
     // The process registered last, by node.
@@ -209,6 +210,11 @@ impl Mirror {
         Some((wal, number(parts.next()?, 20)?))
     }
 
+    fn chunk_of(&self, path: &str) -> Option<[u8; 32]> {
+        let name = path.strip_prefix(&self.paths.chunks())?.strip_prefix('/')?;
+        Some(chunk_hash(name).expect("chunks are named by their hash"))
+    }
+
     fn created(&mut self, path: &str, data: &Bytes, first: Option<u64>, counts: &mut Counts) {
         if let Some((wal, index, segment)) = self.segment_of(path, data) {
             if segment.closed_by == 0 {
@@ -216,8 +222,8 @@ impl Mirror {
             } else {
                 self.closed(wal, index, &segment, first);
             }
-        } else if let Some(hash) = path.strip_prefix(&self.paths.chunks()).and_then(|rest| rest.strip_prefix('/')) {
-            self.chunks.insert(hash.to_owned());
+        } else if let Some(hash) = self.chunk_of(path) {
+            self.chunks.insert(hash);
             counts.one("chunk uploaded");
         } else if let Some(name) = path.strip_prefix(&self.paths.manifests()).and_then(|rest| rest.strip_prefix('/')) {
             let manifest: Manifest = record::open(data, Some(self.uuid)).expect("manifests are well-formed");
@@ -290,10 +296,10 @@ impl Mirror {
         let (_, hash) = &self.log[index as usize - 1];
         assert_eq!((entry.term, &hash.0[..]), (term, &manifest.hash[..]), "I3: the manifest at {index} fits the log");
         for chunk in &manifest.chunks {
-            let name = hex(&chunk.hash);
             assert!(
-                self.chunks.contains(&name),
-                "the pointer moved to snapshot {index} though chunk {name} is missing"
+                self.chunks.contains(&chunk.hash[..]),
+                "the pointer moved to snapshot {index} though chunk {} is missing",
+                last_part(&self.paths.chunk(&chunk.hash))
             );
         }
         self.pointer = pointer;
@@ -306,13 +312,12 @@ impl Mirror {
             if self.segments.get(&index).is_some_and(|place| place.wal == wal) {
                 self.trimmed(wal, index, ops, counts);
             }
-        } else if let Some(hash) = path.strip_prefix(&self.paths.chunks()).and_then(|rest| rest.strip_prefix('/')) {
-            self.chunks.remove(hash);
-            let hash = unhexed(hash);
+        } else if let Some(hash) = self.chunk_of(path) {
+            self.chunks.remove(&hash);
             for name in [&self.pointer.newest, &self.pointer.previous].into_iter().flatten() {
                 let manifest = &self.manifests[&(name.index, name.term)];
                 let needed = manifest.chunks.iter().any(|chunk| chunk.hash[..] == hash[..]);
-                assert!(!needed, "chunk {} was collected though snapshot {} needs it", hex(&hash), name.index);
+                assert!(!needed, "chunk {} was collected though snapshot {} needs it", last_part(path), name.index);
             }
             counts.one("chunk collected");
         } else if let Some(name) = path.strip_prefix(&self.paths.manifests()).and_then(|rest| rest.strip_prefix('/')) {
@@ -353,11 +358,6 @@ impl Mirror {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhexed(name: &str) -> Vec<u8> {
-    let byte = |at| u8::from_str_radix(name.get(at..at + 2)?, 16).ok();
-    (0..name.len()).step_by(2).map(|at| byte(at).expect("chunks are named by their hash")).collect()
+fn last_part(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
 }

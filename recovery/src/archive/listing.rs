@@ -46,7 +46,8 @@ impl Archive {
                 self.listed();
             }
             (Kind::Chunks, Reply::Children(names)) => {
-                self.chunks = Some(names.unwrap_or_default().iter().filter_map(|name| parse_hash(name)).collect());
+                self.chunks =
+                    Some(names.unwrap_or_default().iter().filter_map(|name| path::chunk_hash(name)).collect());
                 self.listed();
             }
             (Kind::Manifests, Reply::Children(names)) => {
@@ -137,36 +138,7 @@ impl Archive {
     }
 }
 
-fn parse_hash(name: &str) -> Option<[u8; 32]> {
-    let mut hash = [0; 32];
-    // Exactly as chunks are named: a sign or a capital would be another name of the same chunk.
-    if name.len() != 64 || !name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&name[at * 2..at * 2 + 2], 16).ok()?;
-    }
-    Some(hash)
-}
-
 fn parse_manifest(name: &str) -> Option<(u64, u64)> {
     let (index, term) = name.split_once('-')?;
     Some((path::number(index, 20)?, path::number(term, 20)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::path::GroupPaths;
-
-    #[test]
-    fn a_chunk_has_one_name() {
-        let hash = [0x0f; 32];
-        let path = GroupPaths::new("g").chunk(&hash);
-        let name = path.rsplit('/').next().unwrap_or_default();
-        assert_eq!(parse_hash(name), Some(hash));
-        assert_eq!(parse_hash(&name.replacen("0f", "+f", 1)), None);
-        assert_eq!(parse_hash(&name.to_uppercase()), None);
-        assert_eq!(parse_hash(&name[1..]), None);
-    }
 }

@@ -102,6 +102,48 @@ fn what_was_read_in_zookeeper_is_not_replaced_by_a_leader_that_began_with_less()
     world.check_found(false);
 }
 
+/// Its machine keeps nothing, so it begins with a snapshot, and the snapshot begins where what it knows ends: no entry that
+/// it reads is one it knew.
+#[test]
+fn a_snapshot_of_the_last_index_a_node_knew_must_hold_what_it_knew() {
+    const TIGHT: Mix = Mix { name: "tight", machines: Machines::Volatile, wal_segments: 20, ..QUIET };
+    let met = (1..100).any(|seed| {
+        let mut world = serving_by(seed, &TIGHT);
+        world.hostile = true;
+        let (leader, follower) = world.leader_and_follower();
+        let (place, node) = (world.processes[&follower].place, world.node(follower));
+        world.write_for(SECOND);
+        let (backup, reached) = (world.zoo.backup(), world.groups[0].mirror.end().index);
+        world.write_for(SECOND);
+        world.must_converge();
+        // It is away while the other node, which lost its disk, leads with less and takes a snapshot.
+        world.kill_now(follower, false);
+        world.keepers.isolated.insert(node);
+        world.kill_now(leader, true);
+        let log = world.disks[&place].group(0).log.expect("a log is there");
+        let knew = log.known.position.index.max(log.commit);
+        world.goes_back(|zoo| zoo.roll_back(&backup), false, &[reached]);
+        let pointer = GroupPaths::new(&genesis::name(0)).pointer();
+        let snapshot = |world: &World| {
+            let znode = world.zoo.head().get(&pointer).expect("the pointer is there");
+            let pointer: Pointer = record::open(&znode.data, Some(genesis::uuid(0))).expect("it is well-formed");
+            pointer.newest.map_or(0, |name| name.index)
+        };
+        world.write_while_waiting(60 * SECOND, |world| snapshot(world) >= knew);
+        if snapshot(&world) != knew {
+            return false;
+        }
+        world.keepers.isolated.clear();
+        world.until("it stops", 30 * SECOND, |world| world.found().contains(&place));
+        let (_, error) = &world.stops[0];
+        let found = format!("another entry at index {knew}");
+        assert!(matches!(error, GroupError::WentBackwards { found: what, .. } if *what == found), "{error}");
+        world.check_found(false);
+        true
+    });
+    assert!(met, "no snapshot was taken where what a node knew ends");
+}
+
 #[test]
 fn an_empty_zookeeper_is_never_founded_by_joining() {
     let mut world = serving(&ROOMY);
