@@ -1,10 +1,10 @@
 //! RocksDB behind a latch: the first failure that leaves the disk in doubt ends this handle.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use rocksdb::{BoundColumnFamily, DBWithThreadMode, ErrorKind, MultiThreaded, WriteBatch, WriteOptions};
+use rocksdb::{properties, BoundColumnFamily, DBWithThreadMode, ErrorKind, MultiThreaded, WriteBatch, WriteOptions};
 
 use crate::directory::Directory;
 use crate::error::StorageError;
@@ -14,6 +14,12 @@ pub(crate) type Rocks = DBWithThreadMode<MultiThreaded>;
 
 pub(crate) const META: &str = "meta";
 pub(crate) const LOG: &str = "log";
+pub(crate) const STATE: &str = "state";
+
+const FAMILIES: [(&str, Family); 3] = [(META, Family::Meta), (LOG, Family::Log), (STATE, Family::State)];
+
+/// Pause before a write that RocksDB holds back is tried again.
+const HELD_BACK: Duration = Duration::from_millis(1);
 
 /// The open RocksDB of one directory.
 pub(crate) struct Database {
@@ -21,8 +27,6 @@ pub(crate) struct Database {
     rocks: Rocks,
     tuning: Tuning,
     poison: OnceLock<String>,
-    /// Names of the column families; RocksDB's own list is not reachable.
-    names: Mutex<BTreeSet<String>>,
     directory: Directory,
     #[cfg(test)]
     pub(crate) fail_next_sync: std::sync::atomic::AtomicBool,
@@ -32,11 +36,10 @@ impl Database {
     /// Opens or creates RocksDB in `directory`. A failure gives the directory back, to move the damage aside.
     pub(crate) fn open(directory: Directory, tuning: Tuning) -> Result<Self, (Directory, Tuning, OpenFailure)> {
         match open_rocks(&directory.database(), directory.is_new(), &tuning) {
-            Ok((rocks, names)) => Ok(Self {
+            Ok(rocks) => Ok(Self {
                 rocks,
                 tuning,
                 poison: OnceLock::new(),
-                names: Mutex::new(names.into_iter().collect()),
                 directory,
                 #[cfg(test)]
                 fail_next_sync: std::sync::atomic::AtomicBool::new(false),
@@ -73,42 +76,50 @@ impl Database {
             .ok_or_else(|| StorageError::Damaged { what: "column family is missing".to_owned(), key: name.to_owned() })
     }
 
-    /// Names of the column families that are open and start with `prefix`.
-    pub(crate) fn families(&self, prefix: &str) -> Vec<String> {
-        self.names().iter().filter(|name| name.starts_with(prefix)).cloned().collect()
-    }
-
-    pub(crate) fn has_family(&self, name: &str) -> bool {
-        self.names().contains(name)
-    }
-
-    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn create_state_family(&self, name: &str) -> Result<(), StorageError> {
-        let created = self.rocks()?.create_cf(name, &self.tuning.family(Family::State));
-        created.map_err(|error| self.latch(error))?;
-        self.names().insert(name.to_owned());
-        Ok(())
-    }
-
-    pub(crate) fn drop_family(&self, name: &str) -> Result<(), StorageError> {
-        self.rocks()?.drop_cf(name).map_err(|error| self.latch(error))?;
-        self.names().remove(name);
-        Ok(())
-    }
-
     /// Writes all of `batch`, or nothing. Survives the death of the process; `sync`: also that of the machine.
     pub(crate) fn write(&self, batch: WriteBatch, sync: bool) -> Result<(), StorageError> {
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.rocks()?.write_opt(batch, &options).map_err(|error| self.latch(error))
+        self.put(&batch, options)
     }
 
     /// Writes past RocksDB's log: nothing is durable before [`Database::flush`] of the column family.
     pub(crate) fn write_unlogged(&self, batch: WriteBatch) -> Result<(), StorageError> {
-        self.rocks()?.write_without_wal(batch).map_err(|error| self.latch(error))
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.put(&batch, options)
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "RocksDB has no way to wait until it lets writes go on, but for ever"
+    )]
+    fn put(&self, batch: &WriteBatch, mut options: WriteOptions) -> Result<(), StorageError> {
+        // A write that RocksDB holds back waits in it for as long as it takes to free memory. If that fails because the disk
+        // is full, RocksDB tries again until there is room, and the write would wait as long: hours, and without a word.
+        options.set_no_slowdown(true);
+        loop {
+            let rocks = self.rocks()?;
+            match rocks.write_opt(WriteBatch::from_data(batch.data()), &options) {
+                Err(error) if error.kind() == ErrorKind::Incomplete => {
+                    if self.background_errors()? > 0 {
+                        let cause = "writes are held back, and what would let them go on has failed".to_owned();
+                        return Err(self.stop(StorageError::Database { dir: self.path().to_owned(), cause }));
+                    }
+                    std::thread::sleep(HELD_BACK);
+                }
+                written => return written.map_err(|error| self.latch(error)),
+            }
+        }
+    }
+
+    /// How often a flush or a compaction failed.
+    fn background_errors(&self) -> Result<u64, StorageError> {
+        let rocks = self.rocks()?;
+        FAMILIES.iter().try_fold(0, |sum, (name, _)| {
+            let count = rocks.property_int_value_cf(&self.family(name)?, properties::BACKGROUND_ERRORS);
+            Ok(sum + count.map_err(|error| self.latch(error))?.unwrap_or(0))
+        })
     }
 
     pub(crate) fn flush(&self, family: &Arc<BoundColumnFamily<'_>>) -> Result<(), StorageError> {
@@ -197,26 +208,12 @@ fn classify(error: &rocksdb::Error) -> OpenFailure {
     }
 }
 
-fn open_rocks(path: &Path, create: bool, tuning: &Tuning) -> Result<(Rocks, Vec<String>), OpenFailure> {
+fn open_rocks(path: &Path, create: bool, tuning: &Tuning) -> Result<Rocks, OpenFailure> {
     let mut options = tuning.database();
-    let mut names = vec![META.to_owned(), LOG.to_owned()];
-    if create {
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-    } else {
-        names = Rocks::list_cf(&options, path).map_err(|error| classify_open(&error))?;
-    }
-    let families = names.iter().filter(|name| *name != rocksdb::DEFAULT_COLUMN_FAMILY_NAME).map(|name| {
-        let family = match name.as_str() {
-            META => Family::Meta,
-            LOG => Family::Log,
-            _ => Family::State,
-        };
-        rocksdb::ColumnFamilyDescriptor::new(name, tuning.family(family))
-    });
-    let families: Vec<_> = families.collect();
-    let rocks = Rocks::open_cf_descriptors(&options, path, families).map_err(|error| classify_open(&error))?;
-    Ok((rocks, names))
+    options.create_if_missing(create);
+    options.create_missing_column_families(create);
+    let families = FAMILIES.map(|(name, family)| rocksdb::ColumnFamilyDescriptor::new(name, tuning.family(family)));
+    Rocks::open_cf_descriptors(&options, path, families).map_err(|error| classify_open(&error))
 }
 
 /// As [`classify`], for an existing database: files that are missing are damage there.

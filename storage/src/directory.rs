@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <dir>/lock           held by the process that uses the directory
-//!       format         "bequest-storage format=1 crc=..."; written last when the directory is created
+//!       format         "bequest-storage format=2 crc=..."; written last when the directory is created
 //!       rocksdb/       the database
 //!       condemned      reason; written when damage is met while running, so that the next open moves rocksdb/ aside
 //!       damaged-<n>/   a database that was moved aside, with its reason; never deleted by the program
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::StorageError;
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const LOCK_FILE: &str = "lock";
 const FORMAT_FILE: &str = "format";
 const DATABASE: &str = "rocksdb";
@@ -60,6 +60,9 @@ impl Directory {
             (None, _) => Some("its creation was interrupted, or its format file is missing".to_owned()),
             (Some(Marker::Damaged), _) => Some("its format file is damaged".to_owned()),
             (_, Some(reason)) => Some(String::from_utf8_lossy(&reason).into_owned()),
+            (Some(Marker::Format(found)), _) if found < FORMAT => {
+                Some(format!("it is in format {found}, which this version does not read any more"))
+            }
             // RocksDB would create an empty database over the remains, and remove them as obsolete.
             _ if !exists(&current)? => Some("its file CURRENT is missing".to_owned()),
             _ => None,

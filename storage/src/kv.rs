@@ -1,7 +1,7 @@
 //! A key-value state machine on the node's RocksDB.
 //!
-//! The state of a group is a column family: pairs under `d`, the caller's rows under `r`, and the mark, how far the
-//! log is applied and how large the state is, under `m`. All three change in one atomic write ([`KvMachine::commit`]),
+//! The state of a group is a [space](crate::space) of keys: pairs under `d`, the caller's rows under `r`, and the mark, how
+//! far the log is applied and how large the state is, under `m`. All three change in one atomic write ([`KvMachine::commit`]),
 //! which goes through the same log as the Raft entries and, like them, needs no sync: what a crash of the machine takes
 //! is applied again.
 //!
@@ -25,10 +25,11 @@ use bytes::Bytes;
 use prost::Message;
 use rocksdb::{ReadOptions, WriteBatch};
 
-use crate::database::Database;
+use crate::database::{Database, STATE};
 use crate::error::StorageError;
 use crate::record;
-use crate::store::{put_generation, read_generation, state_family, GroupUuid, Store};
+use crate::space::Space;
+use crate::store::{put_generation, read_generation, GroupUuid, Store};
 
 pub use chunk::CHUNK_BYTES_MAX;
 pub use command::{kv_answer, kv_command, kv_query, kv_response};
@@ -47,7 +48,7 @@ pub const SCAN_BYTES_MAX: usize = 1 << 20;
 
 const PAIR: u8 = b'd';
 const ROW: u8 = b'r';
-const MARK_KEY: &[u8] = b"m";
+const MARK: u8 = b'm';
 /// What a snapshot asks of the disk at once.
 const READAHEAD_BYTES: usize = 1 << 20;
 
@@ -92,10 +93,11 @@ pub enum KvError {
 /// The key-value state of one group. One machine per group may be open at a time.
 pub struct KvMachine {
     store: Store,
-    group: GroupUuid,
     options: KvOptions,
-    /// The column family in force.
-    family: String,
+    /// The state in force.
+    space: Space,
+    /// The latest generation that was begun.
+    newest: u64,
     /// As committed.
     mark: Mark,
     /// Bytes of the state with what is pending.
@@ -105,8 +107,9 @@ pub struct KvMachine {
     failed: Option<StorageError>,
 }
 
+/// How far the log is applied, and how large the state is.
 #[derive(Clone, Copy, Default)]
-struct Mark {
+pub(crate) struct Mark {
     applied: u64,
     state_bytes: u64,
 }
@@ -126,14 +129,13 @@ impl KvMachine {
     /// [`StorageError::Damaged`], or the disk failed.
     pub fn open(store: &Store, group: GroupUuid, options: KvOptions) -> Result<Self, StorageError> {
         let database = &store.shared.database;
-        let generation = match read_generation(database, &group)? {
-            Some(generation) => generation,
-            None => create(database, &group)?,
+        let space = match read_generation(database, &group)? {
+            Some(generation) => Space { group, generation },
+            None => create(database, group)?,
         };
-        let family = state_family(&group, generation);
-        let mark = read_mark(database, &family)?;
-        let (store, state_bytes, pending) = (store.clone(), mark.state_bytes, HashMap::new());
-        Ok(Self { store, group, options, family, mark, state_bytes, pending, failed: None })
+        let mark = read_mark(database, space)?;
+        let (store, newest, state_bytes, pending) = (store.clone(), space.generation, mark.state_bytes, HashMap::new());
+        Ok(Self { store, options, space, newest, mark, state_bytes, pending, failed: None })
     }
 
     /// How far the durable state reaches, and the rows kept with it.
@@ -142,12 +144,12 @@ impl KvMachine {
     /// [`StorageError::Damaged`], or the disk failed.
     pub fn recover(&self) -> Result<Recovered, StorageError> {
         let database = self.database();
-        let family = database.family(&self.family)?;
-        let mut iterator = database.rocks()?.raw_iterator_cf_opt(&family, bounds(&[ROW], &[ROW + 1]));
+        let family = database.family(STATE)?;
+        let mut iterator = database.rocks()?.raw_iterator_cf_opt(&family, kind(self.space, ROW));
         let mut rows = Vec::new();
         iterator.seek_to_first();
         while let Some((key, value)) = iterator.item() {
-            rows.push((Bytes::copy_from_slice(&key[1..]), Bytes::copy_from_slice(value)));
+            rows.push((Bytes::copy_from_slice(Space::name(key)), Bytes::copy_from_slice(value)));
             iterator.next();
         }
         iterator.status().map_err(|error| database.latch(error))?;
@@ -229,7 +231,7 @@ impl KvMachine {
     /// # Errors
     /// The store is stopped, or the system has no thread left.
     pub fn snapshot(&self) -> Result<KvSnapshot, StorageError> {
-        KvSnapshot::take(self.store.clone(), self.family.clone(), self.mark.applied)
+        KvSnapshot::take(self.store.clone(), self.space, self.mark.applied)
     }
 
     /// Begins to replace the state by that of a snapshot. Until [`KvRestore::finish`] the old one is untouched.
@@ -303,13 +305,13 @@ impl KvMachine {
             return Ok(pending.as_ref().map(Bytes::len));
         }
         let database = self.database();
-        let family = database.family(&self.family)?;
-        let found = database.rocks()?.get_pinned_cf(&family, prefixed(PAIR, key));
+        let family = database.family(STATE)?;
+        let found = database.rocks()?.get_pinned_cf(&family, self.space.key(PAIR, key));
         Ok(found.map_err(|error| database.latch(error))?.map(|value| value.len()))
     }
 
     fn committed(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        Ok(self.database().get(&self.family, &prefixed(PAIR, key))?.map(Bytes::from))
+        Ok(self.database().get(STATE, &self.space.key(PAIR, key))?.map(Bytes::from))
     }
 
     fn scan(&self, scan: &kv_query::Scan) -> Result<KvAnswer, KvError> {
@@ -317,24 +319,25 @@ impl KvMachine {
             return Err(KvError::Malformed { reason: "prefix is longer than a key" });
         }
         let limit = if scan.limit == 0 { SCAN_PAIRS_MAX } else { scan.limit.min(SCAN_PAIRS_MAX) } as usize;
-        let low = prefixed(PAIR, &scan.prefix);
+        let low = self.space.key(PAIR, &scan.prefix);
         let high = successor(&low);
         let database = self.database();
-        let family = database.family(&self.family)?;
+        let family = database.family(STATE)?;
         let mut iterator = database.rocks()?.raw_iterator_cf_opt(&family, bounds(&low, &high));
         match &scan.after {
             // The least key that is greater; below the lower bound it seeks to the bound.
-            Some(after) => iterator.seek([&prefixed(PAIR, after)[..], &[0]].concat()),
+            Some(after) => iterator.seek([&self.space.key(PAIR, after)[..], &[0]].concat()),
             None => iterator.seek_to_first(),
         }
         let (mut pairs, mut bytes, mut more) = (Vec::new(), 0, false);
         while let Some((key, value)) = iterator.item() {
+            let key = Space::name(key);
             bytes += key.len() + value.len();
             if pairs.len() == limit || (bytes > SCAN_BYTES_MAX && !pairs.is_empty()) {
                 more = true;
                 break;
             }
-            let (key, value) = (Bytes::copy_from_slice(&key[1..]), Bytes::copy_from_slice(value));
+            let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
             pairs.push(KvPair { key, value });
             iterator.next();
         }
@@ -344,16 +347,16 @@ impl KvMachine {
 
     fn write(&self, mark: Mark, rows: &[(Bytes, Option<Bytes>)]) -> Result<(), StorageError> {
         let database = self.database();
-        let family = database.family(&self.family)?;
+        let family = database.family(STATE)?;
         let mut batch = WriteBatch::default();
         let pairs = self.pending.iter().map(|(key, value)| (PAIR, key, value));
         for (kind, key, value) in pairs.chain(rows.iter().map(|(key, value)| (ROW, key, value))) {
             match value {
-                Some(value) => batch.put_cf(&family, prefixed(kind, key), value),
-                None => batch.delete_cf(&family, prefixed(kind, key)),
+                Some(value) => batch.put_cf(&family, self.space.key(kind, key), value),
+                None => batch.delete_cf(&family, self.space.key(kind, key)),
             }
         }
-        batch.put_cf(&family, MARK_KEY, seal_mark(mark));
+        put_mark(database, &mut batch, self.space, mark)?;
         database.write(batch, false)
     }
 }
@@ -364,29 +367,28 @@ impl std::fmt::Debug for KvMachine {
     }
 }
 
-fn create(database: &Database, group: &GroupUuid) -> Result<u64, StorageError> {
-    // A crash before the generation is recorded leaves a family that the next open of the store removes.
-    let generation = next_generation(database, group);
-    database.create_state_family(&state_family(group, generation))?;
+/// A new state: empty, and in force. A crash leaves all of it or nothing.
+fn create(database: &Database, group: GroupUuid) -> Result<Space, StorageError> {
+    let space = Space { group, generation: 1 };
     let mut batch = WriteBatch::default();
-    put_generation(database, &mut batch, group, generation)?;
+    put_mark(database, &mut batch, space, Mark::default())?;
+    put_generation(database, &mut batch, space)?;
     database.write(batch, false)?;
-    Ok(generation)
+    Ok(space)
 }
 
-/// A generation that no column family has, not even one that could not be dropped.
-fn next_generation(database: &Database, group: &GroupUuid) -> u64 {
-    (1..).find(|generation| !database.has_family(&state_family(group, *generation))).expect("families are few")
-}
-
-fn read_mark(database: &Database, family: &str) -> Result<Mark, StorageError> {
-    let Some(bytes) = database.get(family, MARK_KEY)? else { return Ok(Mark::default()) };
-    let record: MarkRecord = record::open("state mark", MARK_KEY, &bytes)?;
+pub(crate) fn read_mark(database: &Database, space: Space) -> Result<Mark, StorageError> {
+    let key = space.key(MARK, &[]);
+    let Some(bytes) = database.get(STATE, &key)? else { return Err(record::damaged("state mark", "missing", &key)) };
+    let record: MarkRecord = record::open("state mark", &key, &bytes)?;
     Ok(Mark { applied: record.applied, state_bytes: record.state_bytes })
 }
 
-fn seal_mark(mark: Mark) -> Vec<u8> {
-    record::seal(MARK_KEY, &MarkRecord { applied: mark.applied, state_bytes: mark.state_bytes })
+fn put_mark(database: &Database, batch: &mut WriteBatch, space: Space, mark: Mark) -> Result<(), StorageError> {
+    let key = space.key(MARK, &[]);
+    let value = record::seal(&key, &MarkRecord { applied: mark.applied, state_bytes: mark.state_bytes });
+    batch.put_cf(&database.family(STATE)?, key, value);
+    Ok(())
 }
 
 fn check(command: &kv_command::Command) -> Result<(), &'static str> {
@@ -411,19 +413,17 @@ fn check_key(key: &[u8]) -> Result<(), &'static str> {
     }
 }
 
-fn prefixed(kind: u8, key: &[u8]) -> Vec<u8> {
-    let mut prefixed = Vec::with_capacity(1 + key.len());
-    prefixed.push(kind);
-    prefixed.extend_from_slice(key);
-    prefixed
-}
-
-/// The least key above all that start with `prefix`, whose first byte is a kind and so not the greatest.
+/// The least key above all that start with `prefix`, in which there is a kind and so a byte that is not the greatest.
 fn successor(prefix: &[u8]) -> Vec<u8> {
     let keep = prefix.iter().rposition(|byte| *byte != u8::MAX).expect("a kind is not the greatest byte");
     let mut successor = prefix[..=keep].to_vec();
     successor[keep] += 1;
     successor
+}
+
+/// Bounds of all keys of this kind.
+fn kind(space: Space, kind: u8) -> ReadOptions {
+    bounds(&space.key(kind, &[]), &space.key(kind + 1, &[]))
 }
 
 fn bounds(low: &[u8], high: &[u8]) -> ReadOptions {

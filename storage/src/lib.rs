@@ -38,6 +38,7 @@ mod kv;
 mod log;
 mod options;
 mod record;
+mod space;
 mod store;
 
 pub use error::{Remedy, StorageError};

@@ -1,6 +1,6 @@
 //! One node's store: opening it, whose it is, and which groups it holds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,11 @@ use rocksdb::WriteBatch;
 use crate::database::{Database, META};
 use crate::directory::{Directory, Moved};
 use crate::error::StorageError;
+use crate::kv;
 use crate::log::{self, Cursor};
 use crate::options::{Options, Tuning};
 use crate::record::{self, hex};
+use crate::space::Space;
 
 /// The uuid of a group, as its genesis has it.
 pub type GroupUuid = [u8; 16];
@@ -200,12 +202,11 @@ impl Store {
             batch.delete_cf(&meta, key.of(&group));
         }
         log::delete_all(database, &mut batch, &group)?;
+        // A crash behind this leaves a state of no group: the next open deletes it.
         database.write(batch, true)?;
         cursors.remove(&group);
-        for name in database.families(&state_family_prefix(&group)) {
-            database.drop_family(&name)?;
-        }
-        Ok(())
+        let mut spaces = Space::all(database)?.into_iter().filter(|space| space.group == group);
+        spaces.try_for_each(|space| space.remove(database))
     }
 
     /// Declares the local data damaged, for a reason only the caller can know. The store stops; the next
@@ -238,17 +239,6 @@ impl Shared {
     }
 }
 
-/// The name of the column family of a generation of a group's key-value state.
-pub(crate) fn state_family(group: &GroupUuid, generation: u64) -> String {
-    format!("{}{generation:020}", state_family_prefix(group))
-}
-
-pub(crate) fn state_family_prefix(group: &GroupUuid) -> String {
-    format!("{STATE_PREFIX}{}-", hex(group))
-}
-
-const STATE_PREFIX: &str = "state-";
-
 type OpenFailed = Box<(Directory, Tuning, StorageError)>;
 
 fn open_in(directory: Directory, tuning: Tuning) -> Result<Shared, OpenFailed> {
@@ -271,23 +261,23 @@ fn open_in(directory: Directory, tuning: Tuning) -> Result<Shared, OpenFailed> {
 fn read_cursors(database: &Database) -> Result<HashMap<GroupUuid, Cursor>, StorageError> {
     read_identity(database)?;
     let mut cursors = HashMap::new();
-    let mut live = Vec::new();
+    let mut live = HashSet::new();
     for group in group_uuids(database)? {
         if read_meta(database, &group)?.is_some() {
             cursors.insert(group, Cursor::read(database, &group)?);
         }
         if let Some(generation) = read_generation(database, &group)? {
-            live.push(state_family(&group, generation));
+            let space = Space { group, generation };
+            // A state that is named but not there would otherwise be met only when its group starts.
+            kv::read_mark(database, space)?;
+            live.insert(space);
         }
     }
-    for name in database.families(STATE_PREFIX) {
-        if !live.contains(&name) {
-            tracing::info!(name, "removing the remains of an interrupted restore");
-            database.drop_family(&name)?;
-        }
+    for space in Space::all(database)?.into_iter().filter(|space| !live.contains(space)) {
+        let Space { group, generation } = space;
+        tracing::info!(group = hex(&group), generation, "removing the remains of an interrupted restore");
+        space.remove(database)?;
     }
-    // A state that is named but not there would otherwise be met only when its group starts.
-    live.iter().try_for_each(|name| database.family(name).map(|_| ()))?;
     Ok(cursors)
 }
 
@@ -297,22 +287,24 @@ struct GenerationRecord {
     generation: u64,
 }
 
+/// So that there is one behind each.
+const GENERATION_MAX: u64 = u64::MAX - 1;
+
 /// Which generation of the group's key-value state is the live one.
 pub(crate) fn read_generation(database: &Database, group: &GroupUuid) -> Result<Option<u64>, StorageError> {
     let key = GroupKey::Generation.of(group);
     let Some(bytes) = database.get(META, &key)? else { return Ok(None) };
-    record::open::<GenerationRecord>("state generation", &key, &bytes).map(|record| Some(record.generation))
+    let generation = record::open::<GenerationRecord>("state generation", &key, &bytes)?.generation;
+    match generation {
+        1..=GENERATION_MAX => Ok(Some(generation)),
+        _ => Err(record::damaged("state generation", "out of range", &key)),
+    }
 }
 
-/// Adds to `batch` that `generation` is the live one.
-pub(crate) fn put_generation(
-    database: &Database,
-    batch: &mut WriteBatch,
-    group: &GroupUuid,
-    generation: u64,
-) -> Result<(), StorageError> {
-    let key = GroupKey::Generation.of(group);
-    let value = record::seal(&key, &GenerationRecord { generation });
+/// Adds to `batch` that this generation is the live one of its group.
+pub(crate) fn put_generation(database: &Database, batch: &mut WriteBatch, space: Space) -> Result<(), StorageError> {
+    let key = GroupKey::Generation.of(&space.group);
+    let value = record::seal(&key, &GenerationRecord { generation: space.generation });
     batch.put_cf(&database.family(META)?, key, value);
     Ok(())
 }

@@ -113,17 +113,39 @@ fn an_empty_directory_and_a_fresh_file_system_are_accepted() {
     assert_eq!(open(&dir).expect("opens").1, Opened::Created);
 }
 
+/// Writes the format file of a version that writes this one.
+fn made_by(dir: &Path, format: u32) {
+    let body = format!("bequest-storage format={format}");
+    let text = format!("{body} crc={:08x}\n", crc32c::crc32c(body.as_bytes()));
+    fs::write(dir.join("format"), &text).expect("writes");
+}
+
 #[test]
 fn a_newer_format_is_refused_and_left_as_it_is() {
     let (_scratch, dir) = scratch();
     filled(&dir);
-    let body = "bequest-storage format=2";
-    let text = format!("{body} crc={:08x}\n", crc32c::crc32c(body.as_bytes()));
-    fs::write(dir.join("format"), &text).expect("writes");
+    made_by(&dir, 3);
     let before = files(&dir, |_| true);
     let error = open(&dir).expect_err("is newer");
-    assert!(matches!(error, StorageError::UnsupportedFormat { found: 2, max: 1 }), "{error}");
+    assert!(matches!(error, StorageError::UnsupportedFormat { found: 3, max: 2 }), "{error}");
     assert_eq!(files(&dir, |_| true), before);
+}
+
+#[test]
+fn an_older_format_is_moved_aside_and_told() {
+    let (_scratch, dir) = scratch();
+    filled(&dir);
+    made_by(&dir, 1);
+    let (store, opened) = open(&dir).expect("opens");
+    match opened {
+        Opened::Quarantined { moved_to, reason } => {
+            assert!(moved_to.join("CURRENT").exists(), "{}", moved_to.display());
+            assert_eq!(reason, "it is in format 1, which this version does not read any more");
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(store);
+    assert_eq!(open(&dir).expect("opens").1, Opened::Existing);
 }
 
 #[test]

@@ -1,30 +1,33 @@
-//! Replacing the state by that of a snapshot: a new column family is filled beside the live one, then takes its place
-//! in one write.
+//! Replacing the state by that of a snapshot: a new generation is filled beside the live one, then takes its place in
+//! one write.
 
 use bytes::Bytes;
 use rocksdb::WriteBatch;
 
+use crate::database::STATE;
 use crate::error::StorageError;
 use crate::kv::chunk::Reader;
-use crate::kv::{next_generation, prefixed, seal_mark, KvMachine, Mark, MARK_KEY, PAIR, ROW};
-use crate::store::{put_generation, state_family};
+use crate::kv::{put_mark, KvMachine, Mark, PAIR, ROW};
+use crate::space::Space;
+use crate::store::put_generation;
 
 /// A state on its way in. Dropping it leaves the old one in force; if the process dies, the next open of the store
 /// removes what was written.
 pub struct KvRestore<'a> {
     machine: &'a mut KvMachine,
-    generation: u64,
-    family: String,
+    space: Space,
     reader: Reader,
     finished: bool,
 }
 
 impl<'a> KvRestore<'a> {
     pub(super) fn begin(machine: &'a mut KvMachine) -> Result<Self, StorageError> {
-        let generation = next_generation(machine.database(), &machine.group);
-        let family = state_family(&machine.group, generation);
-        machine.database().create_state_family(&family)?;
-        Ok(Self { machine, generation, family, reader: Reader::default(), finished: false })
+        machine.database().rocks()?;
+        // Not the generation of a restore that was given up: what was written for that is deleted, and is gone only when
+        // RocksDB gets to it.
+        machine.newest += 1;
+        let space = Space { generation: machine.newest, ..machine.space };
+        Ok(Self { machine, space, reader: Reader::default(), finished: false })
     }
 
     /// Takes the next chunk, exactly as [`KvSnapshot::write_to`](crate::KvSnapshot::write_to) gave it.
@@ -33,10 +36,10 @@ impl<'a> KvRestore<'a> {
     /// [`StorageError::ChunkDamaged`]: give this restore up. Any other: the disk failed.
     pub fn write(&mut self, chunk: &[u8]) -> Result<(), StorageError> {
         let database = self.machine.database();
-        let family = database.family(&self.family)?;
-        let mut batch = WriteBatch::default();
-        self.reader.read(chunk, &mut |key, value| batch.put_cf(&family, prefixed(PAIR, key), value))?;
-        // Nothing refers to this column family before it was flushed whole: RocksDB's log would only double the work.
+        let family = database.family(STATE)?;
+        let (mut batch, space) = (WriteBatch::default(), self.space);
+        self.reader.read(chunk, &mut |key, value| batch.put_cf(&family, space.key(PAIR, key), value))?;
+        // Nothing refers to this generation before it was flushed whole: RocksDB's log would only double the work.
         database.write_unlogged(batch)
     }
 
@@ -50,7 +53,7 @@ impl<'a> KvRestore<'a> {
         self.fill(mark, rows)?;
         let database = self.machine.database();
         let mut batch = WriteBatch::default();
-        put_generation(database, &mut batch, &self.machine.group, self.generation)?;
+        put_generation(database, &mut batch, self.space)?;
         // From here on it is not known which one is in force, should the write fail: neither may be removed.
         self.finished = true;
         let switched = self.machine.database().write(batch, true);
@@ -59,24 +62,24 @@ impl<'a> KvRestore<'a> {
             return Err(error);
         }
         let machine = &mut *self.machine;
-        let old = std::mem::replace(&mut machine.family, self.family.clone());
+        let old = std::mem::replace(&mut machine.space, self.space);
         (machine.mark, machine.state_bytes) = (mark, mark.state_bytes);
         machine.failed = None;
-        if let Err(error) = machine.database().drop_family(&old) {
+        if let Err(error) = old.remove(machine.database()) {
             // The new state is in force all the same; the next open of the store removes the old one.
-            tracing::warn!(%error, old, "cannot remove a replaced state");
+            tracing::warn!(%error, generation = old.generation, "cannot remove a replaced state");
         }
         Ok(())
     }
 
     fn fill(&self, mark: Mark, rows: &[(Bytes, Bytes)]) -> Result<(), StorageError> {
         let database = self.machine.database();
-        let family = database.family(&self.family)?;
+        let family = database.family(STATE)?;
         let mut batch = WriteBatch::default();
         for (key, value) in rows {
-            batch.put_cf(&family, prefixed(ROW, key), value);
+            batch.put_cf(&family, self.space.key(ROW, key), value);
         }
-        batch.put_cf(&family, MARK_KEY, seal_mark(mark));
+        put_mark(database, &mut batch, self.space, mark)?;
         database.write_unlogged(batch)?;
         database.flush(&family)
     }
@@ -85,7 +88,7 @@ impl<'a> KvRestore<'a> {
 impl Drop for KvRestore<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            if let Err(error) = self.machine.database().drop_family(&self.family) {
+            if let Err(error) = self.space.remove(self.machine.database()) {
                 tracing::debug!(%error, "cannot remove an abandoned restore");
             }
         }
@@ -94,6 +97,6 @@ impl Drop for KvRestore<'_> {
 
 impl std::fmt::Debug for KvRestore<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("KvRestore").field("generation", &self.generation).finish_non_exhaustive()
+        formatter.debug_struct("KvRestore").field("generation", &self.space.generation).finish_non_exhaustive()
     }
 }

@@ -8,9 +8,11 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
+use crate::database::STATE;
 use crate::error::StorageError;
 use crate::kv::chunk::Cutter;
-use crate::kv::{bounds, read_mark, PAIR, READAHEAD_BYTES};
+use crate::kv::{kind, read_mark, PAIR, READAHEAD_BYTES};
+use crate::space::Space;
 use crate::store::Store;
 
 /// A consistent view of a [`KvMachine`](crate::KvMachine)'s committed state. While it lives, the store stays open and
@@ -30,13 +32,13 @@ enum Read {
 }
 
 impl KvSnapshot {
-    pub(super) fn take(store: Store, family: String, applied: u64) -> Result<Self, StorageError> {
+    pub(super) fn take(store: Store, space: Space, applied: u64) -> Result<Self, StorageError> {
         // One chunk is read ahead while the one before is uploaded.
         let (sender, receiver) = sync_channel(1);
         let path = store.path().to_owned();
         let thread = std::thread::Builder::new().name("kv-snapshot".to_owned());
         let spawned = thread.spawn(move || {
-            if let Err(Stop::Failed(error)) = read(&store, &family, applied, &sender) {
+            if let Err(Stop::Failed(error)) = read(&store, space, applied, &sender) {
                 // Nobody may be listening any more; then nobody needs to know.
                 let _ = sender.send(Read::Failed(error));
             }
@@ -108,26 +110,27 @@ impl From<StorageError> for Stop {
     }
 }
 
-fn read(store: &Store, family: &str, applied: u64, sender: &SyncSender<Read>) -> Result<(), Stop> {
+fn read(store: &Store, space: Space, applied: u64, sender: &SyncSender<Read>) -> Result<(), Stop> {
     let send = |read| sender.send(read).map_err(|_| Stop::Dropped);
     let database = &store.shared.database;
-    let handle = database.family(family)?;
+    let family = database.family(STATE)?;
     let view = database.rocks()?.snapshot();
     // The machine waits for the next line before it commits anything else.
-    let mark = read_mark(database, family)?;
+    let mark = read_mark(database, space)?;
     assert_eq!(mark.applied, applied, "a snapshot is taken between two commits");
-    send(Read::Ready)?;
-    let mut options = bounds(&[PAIR], &[PAIR + 1]);
+    let mut options = kind(space, PAIR);
     options.set_snapshot(&view);
     options.set_readahead_size(READAHEAD_BYTES);
     // One pass over everything must not push out what clients read.
     options.fill_cache(false);
-    let mut iterator = database.rocks()?.raw_iterator_cf_opt(&handle, options);
+    // It keeps the files it reads, also when the state is replaced and they are given back.
+    let mut iterator = database.rocks()?.raw_iterator_cf_opt(&family, options);
+    send(Read::Ready)?;
     let mut sink = |chunk| send(Read::Chunk(chunk));
     let mut cutter = Cutter::new(&mut sink);
     iterator.seek_to_first();
     while let Some((key, value)) = iterator.item() {
-        cutter.add(&key[1..], value)?;
+        cutter.add(Space::name(key), value)?;
         iterator.next();
     }
     iterator.status().map_err(|error| database.latch(error))?;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
+use crate::Opened;
 
 fn restored(chunks: &[Bytes]) -> (TempDir, Store, KvMachine) {
     let (dir, store, mut machine) = scratch();
@@ -27,8 +28,8 @@ fn fill(machine: &mut KvMachine, random: &mut StdRng, count: usize, value_bytes:
     machine.commit(applied, &[]).expect("commits");
 }
 
-fn families(store: &Store) -> usize {
-    store.shared.database.families("state-").len()
+fn spaces(store: &Store) -> usize {
+    Space::all(&store.shared.database).expect("lists").len()
 }
 
 #[test]
@@ -118,7 +119,7 @@ fn equal_states_give_equal_chunks_whatever_their_history() {
     }
     other.commit(other.applied() + 1, &[("row".into(), Some("other rows".into()))]).expect("commits");
     let database = &store.shared.database;
-    let family = database.family(&machine.family).expect("is open");
+    let family = database.family(STATE).expect("is open");
     database.flush(&family).expect("flushes");
     database.rocks().expect("is well").compact_range_cf(&family, None::<&[u8]>, None::<&[u8]>);
     assert_eq!(chunks(&other), chunks(&machine));
@@ -139,12 +140,12 @@ fn a_snapshot_shows_the_moment_it_was_taken_while_the_state_goes_on() {
     }
     machine.commit(machine.applied() + 1, &[]).expect("commits");
     let database = &store.shared.database;
-    let family = database.family(&machine.family).expect("is open");
+    let family = database.family(STATE).expect("is open");
     database.flush(&family).expect("flushes");
     database.rocks().expect("is well").compact_range_cf(&family, None::<&[u8]>, None::<&[u8]>);
     drop(family);
     let writer = std::thread::spawn(move || written(snapshot));
-    // Even when the state is replaced meanwhile, and its column family dropped.
+    // Even when the state is replaced meanwhile, and its files are given back.
     let restore = machine.restore().expect("begins");
     drop(restore);
     let empty = scratch();
@@ -216,7 +217,7 @@ fn a_damaged_snapshot_is_refused_and_the_old_state_stays() {
             other => panic!("not {expected}: {other:?}"),
         }
         assert_eq!(machine.recover().expect("recovers"), recovered, "{expected}");
-        assert_eq!(families(&store), 1, "{expected}: an abandoned restore leaves nothing");
+        assert_eq!(spaces(&store), 1, "{expected}: an abandoned restore leaves nothing");
     }
     assert_eq!(all(&machine), then);
     let (_store, machine) = reopened(&dir, store, machine);
@@ -254,18 +255,75 @@ fn a_restore_cut_short_by_death_leaves_the_old_state_and_is_removed_at_the_next_
     parts[..parts.len() - 1].iter().for_each(|chunk| restore.write(chunk).expect("takes"));
     // Death runs no destructors.
     std::mem::forget(restore);
-    assert_eq!(families(&store), 2);
+    assert_eq!(spaces(&store), 2);
     let (store, mut machine) = reopened(&dir, store, machine);
-    assert_eq!(families(&store), 1);
+    assert_eq!(spaces(&store), 1);
     assert_eq!((all(&machine).len(), machine.applied()), (1, 3));
     let mut restore = machine.restore().expect("begins");
     parts.iter().for_each(|chunk| restore.write(chunk).expect("takes"));
     restore.finish(50, &[("row".into(), "1".into())]).expect("finishes");
-    assert_eq!(families(&store), 1);
+    assert_eq!(spaces(&store), 1);
     let (_store, machine) = reopened(&dir, store, machine);
     assert_eq!(all(&machine), all(&other));
     let rows = vec![("row".into(), "1".into())];
     assert_eq!(machine.recover().expect("recovers"), Recovered { applied: 50, rows }, "old rows are gone");
+}
+
+#[test]
+fn what_becomes_of_a_state_leaves_those_beside_it_alone() {
+    let (dir, store, mut machine) = scratch();
+    let mut random = StdRng::seed_from_u64(13);
+    // The keys of these lie right before and right behind the group's.
+    let beside = [6, 8].map(|last| {
+        let mut group = GROUP;
+        group[15] = last;
+        group
+    });
+    let open_beside =
+        |store: &Store| beside.map(|group| KvMachine::open(store, group, KvOptions::default()).expect("opens"));
+    let mut neighbours = open_beside(&store);
+    for neighbour in &mut neighbours {
+        fill(neighbour, &mut random, 1500, 500);
+        neighbour.commit(neighbour.applied() + 1, &[("row".into(), Some("1".into()))]).expect("commits");
+    }
+    fill(&mut machine, &mut random, 1500, 500);
+    let shown = |machine: &KvMachine| (all(machine), chunks(machine), machine.recover().expect("recovers"));
+    let before = neighbours.each_ref().map(shown);
+    let (state, parts) = (all(&machine), chunks(&machine));
+    for round in 1..=4 {
+        let mut restore = machine.restore().expect("begins");
+        parts.iter().for_each(|chunk| restore.write(chunk).expect("takes"));
+        drop(restore);
+        let mut restore = machine.restore().expect("begins");
+        parts.iter().for_each(|chunk| restore.write(chunk).expect("takes"));
+        restore.finish(100 * round, &[]).expect("finishes");
+        assert_eq!((all(&machine), spaces(&store)), (state.clone(), 3));
+        assert_eq!(neighbours.each_ref().map(shown), before, "round {round}");
+    }
+    drop(machine);
+    store.forget(GROUP).expect("forgets");
+    assert_eq!((neighbours.each_ref().map(shown), spaces(&store)), (before.clone(), 2));
+    // A group of the same name and uuid finds nothing of what was there.
+    let machine = open(&store);
+    assert_eq!((all(&machine), machine.applied()), (BTreeMap::new(), 0));
+    drop(neighbours);
+    let (store, machine) = reopened(&dir, store, machine);
+    assert_eq!((all(&machine), machine.applied(), spaces(&store)), (BTreeMap::new(), 0, 3));
+    assert_eq!(open_beside(&store).each_ref().map(shown), before);
+}
+
+#[test]
+fn a_state_that_is_named_and_not_there_is_damage() {
+    let (dir, store, mut machine) = scratch();
+    put(&mut machine, "a", b"1");
+    machine.commit(1, &[]).expect("commits");
+    machine.space.remove(&store.shared.database).expect("removes");
+    drop((store, machine));
+    let (_store, opened) = Store::open(dir.path().join("data"), Options::default()).expect("opens");
+    match opened {
+        Opened::Quarantined { reason, .. } => assert!(reason.contains("state mark: missing"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
