@@ -30,7 +30,7 @@ pub struct Recovered {
 
 /// A replicated state machine.
 ///
-/// All methods are called from one thread, in the order of the log. `apply` must be deterministic: same entries, same
+/// All methods are called in the order of the log and one at a time, though not always on the same thread. `apply` must be deterministic: same entries, same
 /// state and answers, on every node and at every repetition.
 ///
 /// A *volatile* machine (state in memory) implements only [`apply`](Self::apply), [`query`](Self::query),

@@ -17,7 +17,7 @@ use crate::driver::call::{Call, Join};
 use crate::driver::counters::{Counters, PeerCounters};
 use crate::driver::gate::Gate;
 use crate::driver::inbox::{Inbox, Input};
-use crate::driver::machine::{Machine, Started};
+use crate::driver::machine::{Ended, Machine, Machines, Started};
 use crate::driver::raft::{self, Driver, NodeState};
 use crate::driver::requester::Requester;
 use crate::error::NodeError;
@@ -45,6 +45,7 @@ pub struct Node {
     requester: Requester,
     state: watch::Receiver<NodeState>,
     groups: Mutex<Groups>,
+    pool: Arc<Machines>,
     store: bequest_storage::Store,
 }
 
@@ -56,22 +57,17 @@ struct Groups {
     local: HashMap<String, LocalGroup>,
     // Until the cluster exists.
     waiting: Option<Driver>,
-    machines: Vec<JoinHandle<()>>,
+    machines: Vec<Ended>,
     raft: Option<JoinHandle<()>>,
-}
-
-impl Groups {
-    fn take_threads(&mut self) -> Threads {
-        let machines = std::mem::take(&mut self.machines);
-        Threads { waiting: self.waiting.take(), joinable: self.raft.take().into_iter().chain(machines).collect() }
-    }
 }
 
 /// What must have ended before the process may: a process that ends while a thread still uses RocksDB, or ends after
 /// having used it, is torn down by RocksDB's own destructors.
 struct Threads {
     waiting: Option<Driver>,
-    joinable: Vec<JoinHandle<()>>,
+    raft: Option<JoinHandle<()>>,
+    machines: Vec<Ended>,
+    pool: Arc<Machines>,
 }
 
 impl Threads {
@@ -81,7 +77,9 @@ impl Threads {
         let (ended, wait) = std::sync::mpsc::channel::<()>();
         let waiter = std::thread::Builder::new().name("bequest-end".into()).spawn(move || {
             drop(self.waiting);
-            self.joinable.into_iter().for_each(|thread| drop(thread.join()));
+            self.raft.into_iter().for_each(|thread| drop(thread.join()));
+            self.machines.into_iter().for_each(|machine| assert!(machine.recv().is_err(), "nothing is sent"));
+            self.pool.end().into_iter().for_each(|thread| drop(thread.join()));
             drop(ended);
         });
         // Nothing is ever sent: it ends with the threads, or with the limit.
@@ -255,12 +253,16 @@ impl Node {
         }
         let (number, local) = self.begin_join(name)?;
         let no_thread = |error: std::io::Error| JoinError::Thread { message: error.to_string() };
-        let started = Machine::start(number, name, Box::new(machine), self.inbox.clone()).map_err(no_thread)?;
-        let Started { machine, thread, recovered } = started;
-        self.groups().machines.push(thread);
+        let started = Machine::start(&self.pool, number, name, Box::new(machine), self.inbox.clone());
+        let Started { machine, ended, recovered } = started.map_err(no_thread)?;
+        self.groups().machines.push(ended);
         let applied = match recovered.await {
             Ok(recovered) => recovered?,
-            Err(_) => return Err(JoinError::Thread { message: "the apply thread ended".to_owned() }),
+            Err(_) => {
+                return Err(JoinError::Thread {
+                    message: "the thread that recovers the state machine ended".to_owned(),
+                })
+            }
         };
         let (status_sender, mut status) = watch::channel(None);
         let name = name.to_owned();
@@ -372,7 +374,7 @@ impl Node {
                 self.inbox.put(Input::Call(Call::Abort));
             }
         }
-        let threads = self.groups().take_threads();
+        let threads = self.take_threads();
         let left = SHUT_DOWN_LIMIT.saturating_sub(began.elapsed()).max(DROP_LIMIT);
         if !tokio::task::spawn_blocking(move || threads.join(left)).await.unwrap_or(false) {
             tracing::warn!("a state machine or the disk does not come back");
@@ -381,6 +383,12 @@ impl Node {
             NodeState::Failed(error) => Err(error.clone()),
             _ => Ok(()),
         }
+    }
+
+    fn take_threads(&self) -> Threads {
+        let mut groups = self.groups();
+        let machines = std::mem::take(&mut groups.machines);
+        Threads { waiting: groups.waiting.take(), raft: groups.raft.take(), machines, pool: self.pool.clone() }
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {
@@ -392,7 +400,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         // Fails if the raft thread has ended, which is what is wanted.
         self.inbox.put(Input::Call(Call::Abort));
-        let threads = self.groups().take_threads();
+        let threads = self.take_threads();
         threads.join(DROP_LIMIT);
     }
 }

@@ -1,19 +1,22 @@
-//! The apply thread of a group: the only one that touches its state machine, taking its jobs in order.
+//! The state machine of a group at work, taking its jobs in order.
 //!
-//! Snapshots are written out on a thread of their own, as fast as the core grants credit; a restore is taken chunk by
-//! chunk, while the old state stays in force.
+//! Jobs are done on the threads of a [pool](super::pool). What may take long has a thread of its own: recovering the
+//! machine's durable state, and a restore, which is taken chunk by chunk while the old state stays in force. Snapshots are
+//! written out on threads of their own as well, as fast as the core grants credit.
 
 use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{fence, AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{oneshot, OwnedSemaphorePermit};
 
 use super::call::{ProposeAnswer, ReadAnswer};
 use super::inbox::{Inbox, Input};
+use super::pool::{Pool, Work};
 use crate::apply::{Applier, Restoring, SnapshotStream};
 use crate::error::{GroupError, ReadError};
 use crate::machine::{MachineError, StateMachine};
@@ -21,13 +24,13 @@ use crate::replica::event::{Apply, Event, GroupNumber, MachineEvent};
 
 // Entries applied as one durable batch at most, so that the first of them is not answered late.
 const BATCH_ENTRIES_MAX: usize = 4096;
-// How often the machine is asked whether it is ready to lead while nothing is applied.
-const READY_POLL: Duration = Duration::from_millis(100);
+// Jobs after which another group has its turn.
+const JOBS_MAX: usize = 64;
 
 /// Where the answer of [`MachineJob::QueryStale`] goes.
 pub(crate) type StaleAnswer = oneshot::Sender<Result<(u64, Bytes), ReadError>>;
 
-/// What an apply thread is asked for. Carried out in order.
+/// What a machine is asked for. Carried out in order.
 pub(crate) enum MachineJob {
     /// The core knows the group now: it may be told things.
     Joined,
@@ -71,28 +74,38 @@ pub(crate) enum MachineJob {
         restore: u64,
     },
     Leadership(bool),
+    /// Time goes on: is the machine still ready to lead, or not yet?
+    Look,
     Stop,
 }
 
-/// The way to an apply thread.
+/// The threads of all machines of a node.
+pub(crate) type Machines = Pool<Hosted>;
+
+/// The way to a group's machine.
 ///
 /// Its queue is bounded by what the core has in flight; stale queries, which do not pass the core, carry permits.
 #[derive(Clone)]
 pub(crate) struct Machine {
-    jobs: Sender<MachineJob>,
+    hosted: Arc<Hosted>,
 }
 
-/// A started apply thread.
+/// A started machine.
 pub(crate) struct Started {
     pub(crate) machine: Machine,
-    pub(crate) thread: JoinHandle<()>,
+    /// Closed when the machine has been dropped and its threads have ended.
+    pub(crate) ended: Ended,
     /// Index to which the durable state reaches, or why it cannot be used.
     pub(crate) recovered: oneshot::Receiver<Result<u64, GroupError>>,
 }
 
+/// Nothing is ever sent: it is closed at the end.
+pub(crate) type Ended = Receiver<()>;
+
 impl Machine {
-    /// Starts the thread, which begins by recovering the machine's durable state.
+    /// Begins by recovering the machine's durable state, on a thread of its own.
     pub(crate) fn start(
+        pool: &Arc<Machines>,
         group: GroupNumber,
         name: &str,
         machine: Box<dyn StateMachine>,
@@ -100,58 +113,208 @@ impl Machine {
     ) -> std::io::Result<Started> {
         let (jobs, receiver) = crossbeam_channel::unbounded();
         let (tell_recovered, recovered) = oneshot::channel();
-        let thread = std::thread::Builder::new().name(format!("apply-{name}")).spawn(move || {
-            let mut writers = Vec::new();
-            serve(group, machine, receiver, tell_recovered, inbox, &mut writers);
-            // Nothing is left that they could wait for. A panic there has been printed.
-            writers.into_iter().for_each(|writer| drop(writer.join()));
+        let (tell_ended, ended) = crossbeam_channel::bounded(0);
+        let hosted = Arc::new(Hosted {
+            jobs,
+            // Recovering comes first.
+            busy: AtomicBool::new(true),
+            looked: AtomicBool::new(false),
+            body: Mutex::new(None),
+            pool: Arc::downgrade(pool),
+        });
+        pool.add(&hosted);
+        let back = Arc::downgrade(&hosted);
+        std::thread::Builder::new().name(format!("recover-{name}")).spawn(move || {
+            let recovered = Applier::recover(machine);
+            let told = match &recovered {
+                Ok(applier) => tell_recovered.send(Ok(applier.applied())),
+                Err(error) => tell_recovered.send(Err(error.clone())),
+            };
+            if let (Ok(applier), Ok(()), Some(hosted)) = (recovered, told, back.upgrade()) {
+                hosted.take_back(Body { applier, worker: Worker::new(group, inbox, receiver), ended: tell_ended });
+            }
         })?;
-        Ok(Started { machine: Self { jobs }, thread, recovered })
+        Ok(Started { machine: Self { hosted }, ended, recovered })
     }
 
-    /// Gives the thread a job. If it has ended, the job is dropped, and with it whoever waits for an answer.
+    /// Gives the machine a job. If it has ended, the job is dropped, and with it whoever waits for an answer.
     pub(crate) fn give(&self, job: MachineJob) {
-        let _ = self.jobs.send(job);
+        self.hosted.give(job);
     }
 }
 
-/// The life of an apply thread, after which its queue is closed and the machine dropped.
-fn serve(
-    group: GroupNumber,
-    machine: Box<dyn StateMachine>,
-    jobs: Receiver<MachineJob>,
-    tell_recovered: oneshot::Sender<Result<u64, GroupError>>,
-    inbox: Inbox,
-    writers: &mut Vec<JoinHandle<()>>,
-) {
-    let mut applier = match Applier::recover(machine) {
-        Ok(applier) => applier,
-        Err(error) => return drop(tell_recovered.send(Err(error))),
-    };
-    if tell_recovered.send(Ok(applier.applied())).is_err() {
-        return;
+/// A machine with its queue, on a thread or not.
+pub(crate) struct Hosted {
+    jobs: Sender<MachineJob>,
+    // Waits for a thread of the pool, or has one, or one of its own: nobody else may give it one.
+    busy: AtomicBool,
+    // Asked to look, and has not done it.
+    looked: AtomicBool,
+    // Not there while it has a thread of its own, nor after the end.
+    body: Mutex<Option<Body>>,
+    // Not kept alive: what waits in the pool for a thread is kept by it.
+    pool: Weak<Machines>,
+}
+
+/// The machine, and what works on it.
+struct Body {
+    applier: Applier,
+    worker: Worker,
+    ended: Sender<()>,
+}
+
+/// What becomes of a machine after some of its jobs.
+enum Next {
+    /// There may be more to do.
+    More,
+    /// Nothing is left to do.
+    Idle,
+    /// A snapshot is to be restored.
+    Restore(u64),
+    End,
+}
+
+impl Hosted {
+    fn give(self: &Arc<Self>, job: MachineJob) {
+        if self.jobs.send(job).is_ok() {
+            self.wake();
+        }
     }
-    let worker = Worker::new(group, inbox.clone(), &jobs, writers);
-    // An assertion that fails must not leave a leader behind whose machine is gone.
-    let ended = catch_unwind(AssertUnwindSafe(|| worker.run(&mut applier)));
-    if ended.is_err() {
+
+    /// Sees to it that whatever is in the queue now will be done.
+    fn wake(self: &Arc<Self>) {
+        fence(Ordering::SeqCst);
+        if !self.busy.swap(true, Ordering::AcqRel) {
+            self.run();
+        }
+    }
+
+    fn run(self: &Arc<Self>) {
+        // Without a pool the node is gone, and nobody waits for anything.
+        if let Some(pool) = self.pool.upgrade() {
+            pool.run(self.clone());
+        }
+    }
+
+    /// Goes on on the pool's threads.
+    fn take_back(self: Arc<Self>, body: Body) {
+        *self.body.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        self.run();
+    }
+
+    /// Restores a snapshot on a thread of its own, and then goes on.
+    fn restore_aside(self: &Arc<Self>, mut body: Body, restore: u64) {
+        // Without it the queue would never close, should everybody else let go of the machine.
+        let back = Arc::downgrade(self);
+        let (group, inbox) = (body.worker.group, body.worker.inbox.clone());
+        let spawned = std::thread::Builder::new().name("bequest-restore".into()).spawn(move || {
+            let Body { applier, worker, .. } = &mut body;
+            let ended = catch_unwind(AssertUnwindSafe(|| worker.restore(applier, restore)));
+            match (ended, back.upgrade()) {
+                (Ok(()), Some(hosted)) => hosted.take_back(body),
+                (Ok(()), None) => body.end(),
+                (Err(_), _) => body.fail(),
+            }
+        });
+        if let Err(error) = spawned {
+            // The machine went with it: it cannot be what it was.
+            let message = format!("cannot start a thread to restore a snapshot: {error}");
+            let error = GroupError::Failed { message: message.clone() };
+            inbox.put(Input::MachineFailed(group, error));
+            inbox.event(Event::Machine(group, MachineEvent::Failed { message }));
+        }
+    }
+}
+
+impl Work for Hosted {
+    fn work(self: &Arc<Self>) -> bool {
+        // Never waited for: whoever is busy with it is the only one.
+        let mut place = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut body) = place.take() else { return false };
+        let Body { applier, worker, .. } = &mut body;
+        // An assertion that fails must not leave a leader behind whose machine is gone.
+        match catch_unwind(AssertUnwindSafe(|| worker.run(applier, &self.looked))) {
+            Ok(Next::More) => {
+                *place = Some(body);
+                true
+            }
+            Ok(Next::Idle) => {
+                *place = Some(body);
+                drop(place);
+                self.busy.store(false, Ordering::Release);
+                // A job that came in between was given to one that seemed busy: either its giver sees that this one is
+                // not, or the job is seen here.
+                fence(Ordering::SeqCst);
+                !self.jobs.is_empty() && !self.busy.swap(true, Ordering::AcqRel)
+            }
+            Ok(Next::Restore(restore)) => {
+                drop(place);
+                self.restore_aside(body, restore);
+                false
+            }
+            Ok(Next::End) => {
+                drop(place);
+                body.end();
+                false
+            }
+            Err(_) => {
+                drop(place);
+                body.fail();
+                false
+            }
+        }
+    }
+
+    fn look(self: &Arc<Self>) {
+        if !self.looked.swap(true, Ordering::AcqRel) {
+            self.give(MachineJob::Look);
+        }
+    }
+}
+
+impl Body {
+    /// The end: its queue is closed, the machine dropped, and then nothing is waited for but threads that still write.
+    fn end(self) {
+        let Self { applier, worker, ended } = self;
+        drop(applier);
+        let mut writers = worker.writers;
+        drop((worker.jobs, worker.next, worker.upload));
+        writers.retain(|writer| !writer.is_finished());
+        if writers.is_empty() {
+            return;
+        }
+        // Nothing is left that they could wait for. A panic there has been printed.
+        let spawned = std::thread::Builder::new().name("bequest-end".into()).spawn(move || {
+            writers.into_iter().for_each(|writer| drop(writer.join()));
+            drop(ended);
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "snapshots that are being written are not waited for");
+        }
+    }
+
+    /// The end after an assertion that failed.
+    fn fail(self) {
         let message = "an assertion failed while applying, see standard error".to_owned();
-        inbox.event(Event::Machine(group, MachineEvent::Failed { message }));
+        self.worker.tell(MachineEvent::Failed { message });
+        self.end();
     }
 }
 
-struct Worker<'a> {
+struct Worker {
     group: GroupNumber,
     inbox: Inbox,
-    jobs: &'a Receiver<MachineJob>,
+    jobs: Receiver<MachineJob>,
     // Taken from the queue already, to be done first.
     next: VecDeque<MachineJob>,
     joined: bool,
     // What the core was told last.
     ready: Option<bool>,
     upload: Option<Upload>,
+    // Asked to look while it could not.
+    look_later: bool,
     // Threads that write snapshots, abandoned ones too: each uses what the machine keeps its state in.
-    writers: &'a mut Vec<JoinHandle<()>>,
+    writers: Vec<JoinHandle<()>>,
 }
 
 // A snapshot on its way out. Dropping the credit's sender ends it.
@@ -160,41 +323,33 @@ struct Upload {
     credit: Sender<u32>,
 }
 
-enum Turn {
-    Job(MachineJob),
-    Idle,
-    End,
-}
-
-impl<'a> Worker<'a> {
-    fn new(
-        group: GroupNumber,
-        inbox: Inbox,
-        jobs: &'a Receiver<MachineJob>,
-        writers: &'a mut Vec<JoinHandle<()>>,
-    ) -> Self {
-        Self { group, inbox, jobs, next: VecDeque::new(), joined: false, ready: None, upload: None, writers }
+impl Worker {
+    fn new(group: GroupNumber, inbox: Inbox, jobs: Receiver<MachineJob>) -> Self {
+        let (next, writers) = (VecDeque::new(), Vec::new());
+        Self { group, inbox, jobs, next, joined: false, ready: None, upload: None, look_later: false, writers }
     }
 
-    fn run(mut self, applier: &mut Applier) {
-        loop {
-            match self.turn() {
-                Turn::End | Turn::Job(MachineJob::Stop) => return,
-                Turn::Idle => self.tell_ready(applier),
-                Turn::Job(job) => self.carry_out(applier, job),
+    /// Does what there is to do, but not more than is fair to other groups.
+    fn run(&mut self, applier: &mut Applier, looked: &AtomicBool) -> Next {
+        for _ in 0..JOBS_MAX {
+            let job = match self.next.pop_front() {
+                Some(job) => job,
+                None => match self.jobs.try_recv() {
+                    Ok(job) => job,
+                    Err(_) => return Next::Idle,
+                },
+            };
+            match job {
+                MachineJob::Stop => return Next::End,
+                MachineJob::RestoreBegin { restore } => return Next::Restore(restore),
+                MachineJob::Look => {
+                    looked.store(false, Ordering::Release);
+                    self.tell_ready(applier);
+                }
+                job => self.carry_out(applier, job),
             }
         }
-    }
-
-    fn turn(&mut self) -> Turn {
-        if let Some(job) = self.next.pop_front() {
-            return Turn::Job(job);
-        }
-        match self.jobs.recv_timeout(READY_POLL) {
-            Ok(job) => Turn::Job(job),
-            Err(RecvTimeoutError::Timeout) => Turn::Idle,
-            Err(RecvTimeoutError::Disconnected) => Turn::End,
-        }
+        Next::More
     }
 
     fn carry_out(&mut self, applier: &mut Applier, job: MachineJob) {
@@ -220,11 +375,12 @@ impl<'a> Worker<'a> {
             MachineJob::SnapshotAbandon { upload } => {
                 self.upload.take_if(|current| current.number == upload);
             }
-            MachineJob::RestoreBegin { restore } => self.restore(applier, restore),
             // A restore that failed or was dropped is still sent what was on its way to it.
             MachineJob::RestoreChunk { .. } | MachineJob::RestoreFinish { .. } | MachineJob::RestoreAbandon { .. } => {}
             MachineJob::Leadership(leading) => applier.leadership(leading),
-            MachineJob::Stop => unreachable!("ends the loop before it comes here"),
+            MachineJob::RestoreBegin { .. } | MachineJob::Look | MachineJob::Stop => {
+                unreachable!("ends or passes the loop before it comes here")
+            }
         }
     }
 
@@ -305,6 +461,9 @@ impl<'a> Worker<'a> {
         if let Some(leading) = leading {
             applier.leadership(leading);
         }
+        if std::mem::take(&mut self.look_later) {
+            self.next.push_back(MachineJob::Look);
+        }
     }
 
     /// Returns how the restore ended; `None` if it was dropped.
@@ -315,10 +474,9 @@ impl<'a> Worker<'a> {
         leading: &mut Option<bool>,
     ) -> Option<Result<(), MachineError>> {
         loop {
-            let job = match self.turn() {
-                Turn::End => return None,
-                Turn::Idle => continue,
-                Turn::Job(job) => job,
+            let job = match self.next.pop_front() {
+                Some(job) => job,
+                None => self.jobs.recv().ok()?,
             };
             match job {
                 MachineJob::RestoreChunk { restore: number, chunk } if number == restore => {
@@ -335,6 +493,7 @@ impl<'a> Worker<'a> {
                 | MachineJob::RestoreFinish { .. }
                 | MachineJob::RestoreAbandon { .. } => {}
                 MachineJob::Leadership(leads) => *leading = Some(leads),
+                MachineJob::Look => self.look_later = true,
                 MachineJob::Query { answer, .. } => drop(answer.send(Err(restoring_now()))),
                 MachineJob::QueryStale { answer, permit, .. } => {
                     drop(answer.send(Err(restoring_now())));

@@ -15,5 +15,6 @@ mod link;
 mod listener;
 pub(crate) mod machine;
 pub(crate) mod peers;
+pub(crate) mod pool;
 pub(crate) mod raft;
 pub(crate) mod requester;

@@ -22,6 +22,7 @@ use crate::driver::disk::Disk;
 use crate::driver::gate::Gate;
 use crate::driver::inbox::inbox;
 use crate::driver::io::IoRuntime;
+use crate::driver::machine::Machines;
 use crate::driver::peers::Peers;
 use crate::driver::raft::{self, Driver, Goodbye, NodeState};
 use crate::driver::requester::{Requester, Waiting};
@@ -66,6 +67,7 @@ pub(super) async fn open(config: NodeConfig) -> Result<Node, OpenError> {
     let peers =
         Peers::start(NodeId(config.id), nonce, listener, inbox.clone(), runtime.handle().clone(), counters.clone());
     let disk = Disk::start(store.clone(), config.id, config.disk_sync, inbox.clone()).map_err(no_thread)?;
+    let pool = Machines::start(machine_threads()).map_err(no_thread)?;
     let (state_sender, mut state) = watch::channel(NodeState::Starting);
     let driver = Driver {
         config: core_config(&config, nonce, cluster),
@@ -93,6 +95,7 @@ pub(super) async fn open(config: NodeConfig) -> Result<Node, OpenError> {
         requester,
         state: state.clone(),
         groups: Mutex::new(groups),
+        pool,
         store,
     };
     if there {
@@ -277,6 +280,12 @@ pub(super) async fn wait_for_group(requester: &Requester, name: &str) {
         }
         tokio::time::sleep(PAUSE / 10).await;
     }
+}
+
+/// Threads for the state machines of all groups: as many as can work at once, and a few where that is few, as a machine
+/// may wait for something.
+fn machine_threads() -> usize {
+    std::thread::available_parallelism().map_or(0, std::num::NonZero::get).clamp(4, 16)
 }
 
 fn goodbye(keeper: Arc<ZooKeeper>) -> Goodbye {

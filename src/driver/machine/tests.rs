@@ -1,7 +1,8 @@
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bequest_recovery::entry::Entry;
+use crossbeam_channel::RecvTimeoutError;
 
 use super::*;
 use crate::apply::Answer;
@@ -76,21 +77,24 @@ impl Restore for Restored<'_> {
     }
 }
 
-/// An apply thread and what it says.
+/// A machine at work, and what it says.
 struct Bench {
     machine: Machine,
     inputs: Receiver<Input>,
     register: Register,
-    thread: Option<JoinHandle<()>>,
+    ended: Ended,
+    pool: Arc<Machines>,
 }
 
 impl Bench {
     fn joined() -> Self {
         let (inbox, inputs) = inbox();
         let register = Register::default();
-        let started = Machine::start(GROUP, "bench", Box::new(register.clone()), inbox).expect("a thread");
-        assert_eq!(started.recovered.blocking_recv().expect("recovered"), Ok(0));
-        let bench = Self { machine: started.machine, inputs, register, thread: Some(started.thread) };
+        let pool = Machines::start(2).expect("threads");
+        let started = Machine::start(&pool, GROUP, "bench", Box::new(register.clone()), inbox).expect("a thread");
+        let Started { machine, ended, recovered } = started;
+        assert_eq!(recovered.blocking_recv().expect("recovered"), Ok(0));
+        let bench = Self { machine, inputs, register, ended, pool };
         bench.machine.give(MachineJob::Joined);
         assert_eq!(bench.next(), "applied 0 ready=false");
         bench
@@ -100,7 +104,7 @@ impl Bench {
         let event = match self.inputs.recv_timeout(wait).ok()? {
             Input::Event(Event::Machine(GROUP, event)) => event,
             Input::MachineFailed(GROUP, error) => return Some(format!("stop: {error}")),
-            _ => panic!("an apply thread tells nothing else"),
+            _ => panic!("a machine tells nothing else"),
         };
         Some(match event {
             MachineEvent::Applied { index, ready_to_lead } => format!("applied {index} ready={ready_to_lead}"),
@@ -151,6 +155,7 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         self.machine.give(MachineJob::Stop);
+        drop(self.pool.end());
     }
 }
 
@@ -210,8 +215,8 @@ fn an_abandoned_snapshot_says_nothing_more() {
 }
 
 #[test]
-fn an_apply_thread_ends_after_the_snapshots_it_began() {
-    let mut bench = Bench::joined();
+fn a_machine_ends_after_the_snapshots_it_began() {
+    let bench = Bench::joined();
     drop(bench.apply(1, b"a"));
     assert_eq!(bench.next(), "applied 1 ready=false");
     for upload in [7, 8] {
@@ -222,17 +227,13 @@ fn an_apply_thread_ends_after_the_snapshots_it_began() {
     let gate = bench.register.gate.clone();
     let closed = gate.lock().expect("no panic");
     bench.machine.give(MachineJob::Stop);
-    let thread = bench.thread.take().expect("started");
-    let (tell_ended, ended) = crossbeam_channel::bounded(1);
-    let waiter = std::thread::spawn(move || tell_ended.send(thread.join().is_ok()));
-    assert_eq!(ended.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout), "both still write");
+    assert_eq!(bench.ended.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout), "both still write");
     // A writer that waits for its own group is not waited for in turn: nobody else is left to answer.
     let (answer, mut answered) = oneshot::channel();
     bench.machine.give(MachineJob::Query { query: Bytes::new(), answer });
     assert!(matches!(answered.try_recv(), Err(oneshot::error::TryRecvError::Closed)), "the queue is closed");
     drop(closed);
-    assert_eq!(ended.recv_timeout(LIMIT), Ok(true));
-    waiter.join().expect("no panic").expect("received");
+    assert_eq!(bench.ended.recv_timeout(LIMIT), Err(RecvTimeoutError::Disconnected));
 }
 
 #[test]
@@ -308,4 +309,111 @@ fn readiness_to_lead_is_told_when_it_changes_also_while_nothing_is_applied() {
     assert_eq!(bench.next(), "applied 0 ready=true");
     bench.register.ready.store(false, Ordering::SeqCst);
     assert_eq!(bench.next(), "applied 0 ready=false");
+}
+
+/// Machines with a pool of their own, each with an inbox; every second one is stuck until the gate opens.
+#[test]
+fn a_machine_that_does_not_come_back_holds_up_no_other() {
+    struct Stuck(Arc<Mutex<()>>);
+    impl StateMachine for Stuck {
+        fn apply(&mut self, _index: u64, _command: &[u8]) -> Bytes {
+            drop(self.0.lock());
+            Bytes::new()
+        }
+
+        fn query(&self, _query: &[u8]) -> Result<Bytes, MachineError> {
+            Ok(Bytes::new())
+        }
+
+        fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, MachineError> {
+            Err(MachineError::new("has none"))
+        }
+
+        fn restore(&mut self) -> Result<Box<dyn Restore + '_>, MachineError> {
+            Err(MachineError::new("takes none"))
+        }
+    }
+    let gate = Arc::<Mutex<()>>::default();
+    let closed = gate.lock().expect("no panic");
+    let pool = Machines::start(2).expect("threads");
+    let machines: Vec<(Machine, Ended, Receiver<Input>)> = (0..6)
+        .map(|number| {
+            let (inbox, inputs) = inbox();
+            let machine: Box<dyn StateMachine> =
+                if number < 5 { Box::new(Stuck(gate.clone())) } else { Box::new(Register::default()) };
+            let started = Machine::start(&pool, GroupNumber(number), "one", machine, inbox).expect("a thread");
+            assert_eq!(started.recovered.blocking_recv().expect("recovered"), Ok(0));
+            (started.machine, started.ended, inputs)
+        })
+        .collect();
+    let answers: Vec<_> = machines
+        .iter()
+        .map(|(machine, ..)| {
+            let (sender, answer) = oneshot::channel();
+            let data = Command::Plain(Bytes::from_static(b"a")).encode();
+            let entry = Entry { index: 1, term: 1, kind: 0, data, context: Bytes::new() };
+            let entries = vec![Apply { entry, token: Some(Token(1)) }];
+            machine.give(MachineJob::Apply { entries, answers: vec![Some(sender)] });
+            answer
+        })
+        .collect();
+    let mut answers = answers.into_iter().rev();
+    let last = answers.next().expect("six of them");
+    assert_eq!(last.blocking_recv(), Ok(Ok(Answer::Machine(Bytes::new()))), "five others keep their threads");
+    drop(closed);
+    answers.for_each(|answer| assert_eq!(answer.blocking_recv(), Ok(Ok(Answer::Machine(Bytes::new())))));
+    machines.iter().for_each(|(machine, ..)| machine.give(MachineJob::Stop));
+    for (_, ended, _) in &machines {
+        assert_eq!(ended.recv_timeout(LIMIT), Err(RecvTimeoutError::Disconnected));
+    }
+    pool.end().into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
+#[test]
+fn jobs_are_done_in_their_order_whoever_gives_them_and_however_many_groups_there_are() {
+    const GROUPS: u32 = 50;
+    const ENTRIES: u64 = 300;
+    let pool = Machines::start(4).expect("threads");
+    let machines: Vec<(Machine, Register)> = (0..GROUPS)
+        .map(|number| {
+            let (inbox, _) = inbox();
+            let register = Register::default();
+            let started =
+                Machine::start(&pool, GroupNumber(number), "one", Box::new(register.clone()), inbox).expect("a thread");
+            assert_eq!(started.recovered.blocking_recv().expect("recovered"), Ok(0));
+            (started.machine, register)
+        })
+        .collect();
+    let give = |(group, index): (usize, u64)| {
+        let (sender, answer) = oneshot::channel();
+        let data = Command::Plain(Bytes::from(index.to_string())).encode();
+        let entry = Entry { index, term: 1, kind: 0, data, context: Bytes::new() };
+        let entries = vec![Apply { entry, token: Some(Token(index)) }];
+        machines[group].0.give(MachineJob::Apply { entries, answers: vec![Some(sender)] });
+        answer
+    };
+    // Two threads give, one after the other for each group, while the machines work.
+    let (pass, passed) = crossbeam_channel::unbounded();
+    let (tell_given, given) = crossbeam_channel::unbounded();
+    std::thread::scope(|scope| {
+        scope.spawn(|| passed.iter().try_for_each(|job| tell_given.send(give(job))));
+        for index in (1..=ENTRIES).step_by(2) {
+            let mut first = Vec::new();
+            for group in 0..machines.len() {
+                first.push(give((group, index)));
+                pass.send((group, index + 1)).expect("is taken");
+            }
+            let second = machines.iter().map(|_| given.recv_timeout(LIMIT).expect("given"));
+            let second: Vec<_> = second.collect();
+            let before = |index: u64| if index == 0 { Bytes::new() } else { Bytes::from(index.to_string()) };
+            for (answers, index) in [(first, index - 1), (second, index)] {
+                for answer in answers {
+                    assert_eq!(answer.blocking_recv().expect("applied"), Ok(Answer::Machine(before(index))));
+                }
+            }
+        }
+        drop(pass);
+    });
+    machines.iter().for_each(|(machine, _)| machine.give(MachineJob::Stop));
+    pool.end().into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
