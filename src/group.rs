@@ -22,7 +22,7 @@ use crate::sessions::OPEN_ANSWERS_MAX;
 /// Bytes a command may have: with everything around it, half of what ZooKeeper takes at once.
 pub const PROPOSAL_BYTES_MAX: usize = crate::replica::PROPOSAL_BYTES_MAX - COMMAND_OVERHEAD_BYTES_MAX;
 
-// Stale reads that wait for the apply thread at once.
+// Stale reads that wait for the state machine at once.
 const STALE_READS_MAX: usize = 4096;
 // What a handover may take before it counts as refused.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(10);

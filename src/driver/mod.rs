@@ -1,4 +1,5 @@
-//! What carries the core's effects out: the raft thread, disk and apply threads, and links to the peers.
+//! What carries the core's effects out: the raft thread, the disk thread, the threads of the state
+//! machines, and links to the peers.
 //!
 //! Nothing in here decides anything about the protocol. One thread owns the core and never waits for anything but its
 //! inbox; disk, machines and sockets each have their own, and answer into that inbox.

@@ -355,7 +355,7 @@ impl RaftThread<'_> {
         }
     }
 
-    /// Ends the apply threads, says so in every status, and drops everybody who waits.
+    /// Ends the machines, says so in every status, and drops everybody who waits.
     fn end(self, end: &NodeState) {
         for group in self.groups.values() {
             group.machine.give(MachineJob::Stop);
