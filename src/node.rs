@@ -45,7 +45,6 @@ pub struct Node {
     requester: Requester,
     state: watch::Receiver<NodeState>,
     groups: Mutex<Groups>,
-    pool: Arc<Machines>,
     store: bequest_storage::Store,
 }
 
@@ -57,8 +56,25 @@ struct Groups {
     local: HashMap<String, LocalGroup>,
     // Until the cluster exists.
     waiting: Option<Driver>,
+    // Until the node ends.
+    pool: Option<Arc<Machines>>,
     machines: Vec<Ended>,
     raft: Option<JoinHandle<()>>,
+}
+
+/// A name that nobody else may join, given back unless it was taken.
+struct Reserved<'a> {
+    node: &'a Node,
+    name: String,
+    taken: bool,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.taken {
+            self.node.groups().joined.remove(&self.name);
+        }
+    }
 }
 
 /// What must have ended before the process may: a process that ends while a thread still uses RocksDB, or ends after
@@ -67,7 +83,7 @@ struct Threads {
     waiting: Option<Driver>,
     raft: Option<JoinHandle<()>>,
     machines: Vec<Ended>,
-    pool: Arc<Machines>,
+    pool: Option<Arc<Machines>>,
 }
 
 impl Threads {
@@ -79,7 +95,8 @@ impl Threads {
             drop(self.waiting);
             self.raft.into_iter().for_each(|thread| drop(thread.join()));
             self.machines.into_iter().for_each(|machine| assert!(machine.recv().is_err(), "nothing is sent"));
-            self.pool.end().into_iter().for_each(|thread| drop(thread.join()));
+            // Its threads end with it. Not before the machines have: they need it for that.
+            drop(self.pool);
             drop(ended);
         });
         // Nothing is ever sent: it ends with the threads, or with the limit.
@@ -248,24 +265,25 @@ impl Node {
     /// # Errors
     /// See [`JoinError`].
     pub async fn join(&self, name: &str, machine: impl StateMachine) -> Result<Group, JoinError> {
-        if !valid_group_name(name) {
-            return Err(JoinError::Name { name: name.to_owned() });
-        }
-        let (number, local) = self.begin_join(name)?;
-        let no_thread = |error: std::io::Error| JoinError::Thread { message: error.to_string() };
-        let started = Machine::start(&self.pool, number, name, Box::new(machine), self.inbox.clone());
-        let Started { machine, ended, recovered } = started.map_err(no_thread)?;
+        self.host(self.reserve(name)?, machine).await
+    }
+
+    async fn host(&self, reserved: Reserved<'_>, machine: impl StateMachine) -> Result<Group, JoinError> {
+        let name = reserved.name.clone();
+        let (number, local, pool) = self.begin_join(reserved)?;
+        let started = Machine::start(&pool, number, &name, Box::new(machine), self.inbox.clone());
+        drop(pool);
+        let Started { machine, ended, recovered } =
+            started.map_err(|error| JoinError::Thread { message: error.to_string() })?;
         self.groups().machines.push(ended);
         let applied = match recovered.await {
             Ok(recovered) => recovered?,
             Err(_) => {
-                return Err(JoinError::Thread {
-                    message: "the thread that recovers the state machine ended".to_owned(),
-                })
+                let message = "the thread that recovers the state machine ended".to_owned();
+                return Err(JoinError::Thread { message });
             }
         };
         let (status_sender, mut status) = watch::channel(None);
-        let name = name.to_owned();
         let join =
             Join { group: number, name: name.clone(), local, applied, machine: machine.clone(), status: status_sender };
         if !self.inbox.put(Input::Call(Call::Join(Box::new(join)))) {
@@ -294,9 +312,8 @@ impl Node {
     /// # Errors
     /// As for [`join`](Self::join).
     pub async fn join_key_value(&self, name: &str) -> Result<Group, JoinError> {
-        if !valid_group_name(name) {
-            return Err(JoinError::Name { name: name.to_owned() });
-        }
+        // Before the state is opened: nobody else may be at work on it.
+        let reserved = self.reserve(name)?;
         let (uuid, genesis) = open::read_genesis(&self.requester, name).await?;
         let (store, mut rebuilt) = (self.store.clone(), false);
         let opened = tokio::task::spawn_blocking(move || {
@@ -308,20 +325,33 @@ impl Node {
         if rebuilt {
             self.groups().local.remove(name);
         }
-        self.join(name, machine).await
+        self.host(reserved, machine).await
     }
 
-    fn begin_join(&self, name: &str) -> Result<(GroupNumber, Option<LocalGroup>), JoinError> {
-        let mut groups = self.groups();
-        if !groups.joined.insert(name.to_owned()) {
-            return Err(JoinError::AlreadyJoined { name: name.to_owned() });
+    fn reserve(&self, name: &str) -> Result<Reserved<'_>, JoinError> {
+        if !valid_group_name(name) {
+            return Err(JoinError::Name { name: name.to_owned() });
         }
+        match self.groups().joined.insert(name.to_owned()) {
+            true => Ok(Reserved { node: self, name: name.to_owned(), taken: false }),
+            false => Err(JoinError::AlreadyJoined { name: name.to_owned() }),
+        }
+    }
+
+    /// Takes the name for good: from here on there may be a replica.
+    fn begin_join(
+        &self,
+        mut reserved: Reserved<'_>,
+    ) -> Result<(GroupNumber, Option<LocalGroup>, Arc<Machines>), JoinError> {
+        reserved.taken = true;
+        let mut groups = self.groups();
+        let Some(pool) = groups.pool.clone() else { return Err(JoinError::ShutDown) };
         if let Some(driver) = groups.waiting.take() {
             let started = raft::start(driver).map_err(|error| JoinError::Thread { message: error.to_string() })?;
             groups.raft = Some(started);
         }
         groups.numbers += 1;
-        Ok((GroupNumber(groups.numbers), groups.local.remove(name)))
+        Ok((GroupNumber(groups.numbers), groups.local.remove(&reserved.name), pool))
     }
 
     fn why_ended(&self) -> JoinError {
@@ -388,7 +418,7 @@ impl Node {
     fn take_threads(&self) -> Threads {
         let mut groups = self.groups();
         let machines = std::mem::take(&mut groups.machines);
-        Threads { waiting: groups.waiting.take(), raft: groups.raft.take(), machines, pool: self.pool.clone() }
+        Threads { waiting: groups.waiting.take(), raft: groups.raft.take(), machines, pool: groups.pool.take() }
     }
 
     fn groups(&self) -> MutexGuard<'_, Groups> {

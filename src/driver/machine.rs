@@ -190,10 +190,15 @@ impl Hosted {
     }
 
     fn run(self: &Arc<Self>) {
-        // Without a pool the node is gone, and nobody waits for anything.
-        if let Some(pool) = self.pool.upgrade() {
-            pool.run(self.clone());
+        match self.pool.upgrade() {
+            Some(pool) => pool.run(self.clone()),
+            // The node is gone.
+            None => self.abandon(),
         }
+    }
+
+    fn take(&self) -> Option<Body> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Goes on on the pool's threads.
@@ -203,11 +208,14 @@ impl Hosted {
     }
 
     /// Restores a snapshot on a thread of its own, and then goes on.
-    fn restore_aside(self: &Arc<Self>, mut body: Body, restore: u64) {
-        // Without it the queue would never close, should everybody else let go of the machine.
+    fn restore_aside(self: &Arc<Self>, body: Body, restore: u64) {
+        // Held strongly, the queue would never close, should everybody else let go of the machine.
         let back = Arc::downgrade(self);
-        let (group, inbox) = (body.worker.group, body.worker.inbox.clone());
+        // Still there if the thread cannot be started.
+        let passed = Arc::new(Mutex::new(Some(body)));
+        let taken = passed.clone();
         let spawned = std::thread::Builder::new().name("bequest-restore".into()).spawn(move || {
+            let Some(mut body) = taken.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
             let Body { applier, worker, .. } = &mut body;
             let ended = catch_unwind(AssertUnwindSafe(|| worker.restore(applier, restore)));
             match (ended, back.upgrade()) {
@@ -216,13 +224,19 @@ impl Hosted {
                 (Err(_), _) => body.fail(),
             }
         });
-        if let Err(error) = spawned {
-            // The machine went with it: it cannot be what it was.
+        let Err(error) = spawned else { return };
+        let left = passed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(body) = left {
             let message = format!("cannot start a thread to restore a snapshot: {error}");
-            let error = GroupError::Failed { message: message.clone() };
-            inbox.put(Input::MachineFailed(group, error));
-            inbox.event(Event::Machine(group, MachineEvent::Failed { message }));
+            body.worker.tell(MachineEvent::RestoreFailed { restore, message });
+            self.clone().take_back(body);
         }
+    }
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        self.abandon();
     }
 }
 
@@ -265,6 +279,12 @@ impl Work for Hosted {
         }
     }
 
+    fn abandon(&self) {
+        if let Some(body) = self.take() {
+            body.end();
+        }
+    }
+
     fn look(self: &Arc<Self>) {
         if !self.looked.swap(true, Ordering::AcqRel) {
             self.give(MachineJob::Look);
@@ -276,7 +296,8 @@ impl Body {
     /// The end: its queue is closed, the machine dropped, and then nothing is waited for but threads that still write.
     fn end(self) {
         let Self { applier, worker, ended } = self;
-        drop(applier);
+        // The user's code may do what it likes in there.
+        drop(catch_unwind(AssertUnwindSafe(|| drop(applier))));
         let mut writers = worker.writers;
         drop((worker.jobs, worker.next, worker.upload));
         writers.retain(|writer| !writer.is_finished());

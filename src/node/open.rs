@@ -79,7 +79,7 @@ pub(super) async fn open(config: NodeConfig) -> Result<Node, OpenError> {
         goodbye: goodbye(keeper),
         runtime,
     };
-    let mut groups = Groups { local, ..Groups::default() };
+    let mut groups = Groups { local, pool: Some(pool), ..Groups::default() };
     if there {
         groups.raft = Some(raft::start(driver).map_err(no_thread)?);
     } else {
@@ -95,7 +95,6 @@ pub(super) async fn open(config: NodeConfig) -> Result<Node, OpenError> {
         requester,
         state: state.clone(),
         groups: Mutex::new(groups),
-        pool,
         store,
     };
     if there {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rocksdb::{properties, BoundColumnFamily, DBWithThreadMode, ErrorKind, MultiThreaded, WriteBatch, WriteOptions};
 
@@ -20,6 +20,8 @@ const FAMILIES: [(&str, Family); 3] = [(META, Family::Meta), (LOG, Family::Log),
 
 /// Pause before a write that RocksDB holds back is tried again.
 const HELD_BACK: Duration = Duration::from_millis(1);
+/// A write that is held back for so long may wait for room on a full disk.
+const HELD_BACK_MAX: Duration = Duration::from_secs(2);
 
 /// The open RocksDB of one directory.
 pub(crate) struct Database {
@@ -95,16 +97,16 @@ impl Database {
         reason = "RocksDB has no way to wait until it lets writes go on, but for ever"
     )]
     fn put(&self, batch: &WriteBatch, mut options: WriteOptions) -> Result<(), StorageError> {
-        // A write that RocksDB holds back waits in it for as long as it takes to free memory. If that fails because the disk
-        // is full, RocksDB tries again until there is room, and the write would wait as long: hours, and without a word.
+        // A write that RocksDB holds back waits in it for as long as it takes to free memory or to merge files. If that fails
+        // because the disk is full, RocksDB tries again until there is room, and the write would wait as long: hours, and
+        // without a word.
         options.set_no_slowdown(true);
+        let began = Instant::now();
         loop {
-            let rocks = self.rocks()?;
-            match rocks.write_opt(WriteBatch::from_data(batch.data()), &options) {
+            match self.rocks()?.write_opt(WriteBatch::from_data(batch.data()), &options) {
                 Err(error) if error.kind() == ErrorKind::Incomplete => {
-                    if self.background_errors()? > 0 {
-                        let cause = "writes are held back, and what would let them go on has failed".to_owned();
-                        return Err(self.stop(StorageError::Database { dir: self.path().to_owned(), cause }));
+                    if began.elapsed() > HELD_BACK_MAX {
+                        self.refuse_after_failure()?;
                     }
                     std::thread::sleep(HELD_BACK);
                 }
@@ -113,16 +115,21 @@ impl Database {
         }
     }
 
-    /// How often a flush or a compaction failed.
-    fn background_errors(&self) -> Result<u64, StorageError> {
-        let rocks = self.rocks()?;
-        FAMILIES.iter().try_fold(0, |sum, (name, _)| {
-            let count = rocks.property_int_value_cf(&self.family(name)?, properties::BACKGROUND_ERRORS);
-            Ok(sum + count.map_err(|error| self.latch(error))?.unwrap_or(0))
-        })
+    /// Ends this handle if a flush or a merge of files ever failed: RocksDB may be waiting for room on the disk.
+    fn refuse_after_failure(&self) -> Result<(), StorageError> {
+        // It counts those of all column families, never down, in the default one.
+        let failed = self.rocks()?.property_int_value(properties::BACKGROUND_ERRORS);
+        if failed.map_err(|error| self.latch(error))?.unwrap_or(0) == 0 {
+            return Ok(());
+        }
+        let cause =
+            "writes are held back, and a flush or a compaction has failed; RocksDB's file LOG says why".to_owned();
+        Err(self.stop(StorageError::Database { dir: self.path().to_owned(), cause }))
     }
 
     pub(crate) fn flush(&self, family: &Arc<BoundColumnFamily<'_>>) -> Result<(), StorageError> {
+        // It waits as a write does, and cannot be told not to.
+        self.refuse_after_failure()?;
         self.rocks()?.flush_cf(family).map_err(|error| self.latch(error))
     }
 

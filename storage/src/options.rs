@@ -29,6 +29,9 @@ impl Default for Options {
     }
 }
 
+/// Files that wait to be merged before writes wait for that; RocksDB's own choice.
+const LEVEL_0_FILES_MAX: i32 = 36;
+
 /// What a column family holds, which decides how RocksDB treats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -80,6 +83,11 @@ impl Tuning {
         let mut tuned = rocksdb::Options::default();
         tuned.set_write_buffer_size(self.options.write_buffer_bytes);
         tuned.set_max_write_buffer_number(3);
+        // Writes are stopped where merging falls too far behind, but never merely slowed: RocksDB counts the pause it asks for
+        // as taken, and who is told to come back later instead (`Database::put`) would be owed ever longer ones.
+        tuned.set_level_zero_slowdown_writes_trigger(LEVEL_0_FILES_MAX);
+        tuned.set_level_zero_stop_writes_trigger(LEVEL_0_FILES_MAX);
+        tuned.set_soft_pending_compaction_bytes_limit(0);
         match family {
             Family::Meta => tuned.set_compression_type(DBCompressionType::None),
             // An entry's payload is the caller's, mostly small, and gone again after the next snapshot or two.

@@ -83,7 +83,8 @@ struct Bench {
     inputs: Receiver<Input>,
     register: Register,
     ended: Ended,
-    pool: Arc<Machines>,
+    // Its threads.
+    _pool: Arc<Machines>,
 }
 
 impl Bench {
@@ -94,7 +95,7 @@ impl Bench {
         let started = Machine::start(&pool, GROUP, "bench", Box::new(register.clone()), inbox).expect("a thread");
         let Started { machine, ended, recovered } = started;
         assert_eq!(recovered.blocking_recv().expect("recovered"), Ok(0));
-        let bench = Self { machine, inputs, register, ended, pool };
+        let bench = Self { machine, inputs, register, ended, _pool: pool };
         bench.machine.give(MachineJob::Joined);
         assert_eq!(bench.next(), "applied 0 ready=false");
         bench
@@ -155,7 +156,6 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         self.machine.give(MachineJob::Stop);
-        drop(self.pool.end());
     }
 }
 
@@ -311,36 +311,100 @@ fn readiness_to_lead_is_told_when_it_changes_also_while_nothing_is_applied() {
     assert_eq!(bench.next(), "applied 0 ready=false");
 }
 
-/// Machines with a pool of their own, each with an inbox; every second one is stuck until the gate opens.
+/// Says when it is to apply something, and does not while this is locked.
+struct Stuck(Sender<()>, Arc<Mutex<()>>);
+
+impl StateMachine for Stuck {
+    fn apply(&mut self, _index: u64, _command: &[u8]) -> Bytes {
+        self.0.send(()).expect("is heard");
+        drop(self.1.lock());
+        Bytes::new()
+    }
+
+    fn query(&self, _query: &[u8]) -> Result<Bytes, MachineError> {
+        Ok(Bytes::new())
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, MachineError> {
+        Err(MachineError::new("has none"))
+    }
+
+    fn restore(&mut self) -> Result<Box<dyn Restore + '_>, MachineError> {
+        Err(MachineError::new("takes none"))
+    }
+}
+
+/// An entry for it, and where its answer comes.
+fn command(index: u64) -> (MachineJob, oneshot::Receiver<Result<Answer, ProposeError>>) {
+    let (sender, answer) = oneshot::channel();
+    let data = Command::Plain(Bytes::from(index.to_string())).encode();
+    let entry = Entry { index, term: 1, kind: 0, data, context: Bytes::new() };
+    let entries = vec![Apply { entry, token: Some(Token(index)) }];
+    (MachineJob::Apply { entries, answers: vec![Some(sender)] }, answer)
+}
+
+#[test]
+fn a_machine_that_comes_back_when_its_threads_are_gone_ends_and_answers_nobody() {
+    let gate = Arc::<Mutex<()>>::default();
+    let closed = gate.lock().expect("no panic");
+    let (inbox, _inputs) = inbox();
+    let pool = Machines::start(2).expect("threads");
+    let (say, said) = crossbeam_channel::unbounded();
+    let stuck = Box::new(Stuck(say, gate.clone()));
+    let started = Machine::start(&pool, GROUP, "stuck", stuck, inbox).expect("a thread");
+    assert_eq!(started.recovered.blocking_recv().expect("recovered"), Ok(0));
+    let machine = started.machine;
+    let (job, applied) = command(1);
+    machine.give(job);
+    said.recv_timeout(LIMIT).expect("it is at work");
+    // More than it does without letting others have their turn.
+    let queries: Vec<_> = (0..4 * JOBS_MAX)
+        .map(|_| {
+            let (answer, answered) = oneshot::channel();
+            machine.give(MachineJob::Query { query: Bytes::new(), answer });
+            answered
+        })
+        .collect();
+    let dropper = std::thread::spawn(move || drop(pool));
+    assert_eq!(started.ended.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout), "it is stuck");
+    drop(closed);
+    assert_eq!(started.ended.recv_timeout(LIMIT), Err(RecvTimeoutError::Disconnected));
+    dropper.join().expect("no panic");
+    drop(applied.blocking_recv());
+    queries.into_iter().for_each(|query| drop(query.blocking_recv()));
+    let (job, applied) = command(2);
+    machine.give(job);
+    assert!(applied.blocking_recv().is_err(), "its queue is closed");
+}
+
+#[test]
+fn a_restore_that_ends_when_its_threads_are_gone_ends_the_machine() {
+    let (inbox, _inputs) = inbox();
+    let pool = Machines::start(2).expect("threads");
+    let started = Machine::start(&pool, GROUP, "bench", Box::new(Register::default()), inbox).expect("a thread");
+    assert_eq!(started.recovered.blocking_recv().expect("recovered"), Ok(0));
+    started.machine.give(MachineJob::RestoreBegin { restore: 1 });
+    // It is answered on the thread of the restore.
+    let (answer, answered) = oneshot::channel();
+    started.machine.give(MachineJob::Query { query: Bytes::new(), answer });
+    assert_eq!(answered.blocking_recv().expect("answered"), Err(restoring_now()));
+    drop(pool);
+    assert_eq!(started.ended.recv_timeout(Duration::from_millis(50)), Err(RecvTimeoutError::Timeout));
+    started.machine.give(MachineJob::Stop);
+    assert_eq!(started.ended.recv_timeout(LIMIT), Err(RecvTimeoutError::Disconnected));
+}
+
 #[test]
 fn a_machine_that_does_not_come_back_holds_up_no_other() {
-    struct Stuck(Arc<Mutex<()>>);
-    impl StateMachine for Stuck {
-        fn apply(&mut self, _index: u64, _command: &[u8]) -> Bytes {
-            drop(self.0.lock());
-            Bytes::new()
-        }
-
-        fn query(&self, _query: &[u8]) -> Result<Bytes, MachineError> {
-            Ok(Bytes::new())
-        }
-
-        fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, MachineError> {
-            Err(MachineError::new("has none"))
-        }
-
-        fn restore(&mut self) -> Result<Box<dyn Restore + '_>, MachineError> {
-            Err(MachineError::new("takes none"))
-        }
-    }
     let gate = Arc::<Mutex<()>>::default();
     let closed = gate.lock().expect("no panic");
     let pool = Machines::start(2).expect("threads");
+    let (say, _said) = crossbeam_channel::unbounded();
     let machines: Vec<(Machine, Ended, Receiver<Input>)> = (0..6)
         .map(|number| {
             let (inbox, inputs) = inbox();
             let machine: Box<dyn StateMachine> =
-                if number < 5 { Box::new(Stuck(gate.clone())) } else { Box::new(Register::default()) };
+                if number < 5 { Box::new(Stuck(say.clone(), gate.clone())) } else { Box::new(Register::default()) };
             let started = Machine::start(&pool, GroupNumber(number), "one", machine, inbox).expect("a thread");
             assert_eq!(started.recovered.blocking_recv().expect("recovered"), Ok(0));
             (started.machine, started.ended, inputs)
@@ -349,11 +413,8 @@ fn a_machine_that_does_not_come_back_holds_up_no_other() {
     let answers: Vec<_> = machines
         .iter()
         .map(|(machine, ..)| {
-            let (sender, answer) = oneshot::channel();
-            let data = Command::Plain(Bytes::from_static(b"a")).encode();
-            let entry = Entry { index: 1, term: 1, kind: 0, data, context: Bytes::new() };
-            let entries = vec![Apply { entry, token: Some(Token(1)) }];
-            machine.give(MachineJob::Apply { entries, answers: vec![Some(sender)] });
+            let (job, answer) = command(1);
+            machine.give(job);
             answer
         })
         .collect();
@@ -366,7 +427,7 @@ fn a_machine_that_does_not_come_back_holds_up_no_other() {
     for (_, ended, _) in &machines {
         assert_eq!(ended.recv_timeout(LIMIT), Err(RecvTimeoutError::Disconnected));
     }
-    pool.end().into_iter().for_each(|thread| thread.join().expect("no panic"));
+    drop(pool);
 }
 
 #[test]
@@ -385,11 +446,8 @@ fn jobs_are_done_in_their_order_whoever_gives_them_and_however_many_groups_there
         })
         .collect();
     let give = |(group, index): (usize, u64)| {
-        let (sender, answer) = oneshot::channel();
-        let data = Command::Plain(Bytes::from(index.to_string())).encode();
-        let entry = Entry { index, term: 1, kind: 0, data, context: Bytes::new() };
-        let entries = vec![Apply { entry, token: Some(Token(index)) }];
-        machines[group].0.give(MachineJob::Apply { entries, answers: vec![Some(sender)] });
+        let (job, answer) = command(index);
+        machines[group].0.give(job);
         answer
     };
     // Two threads give, one after the other for each group, while the machines work.
@@ -415,5 +473,5 @@ fn jobs_are_done_in_their_order_whoever_gives_them_and_however_many_groups_there
         drop(pass);
     });
     machines.iter().for_each(|(machine, _)| machine.give(MachineJob::Stop));
-    pool.end().into_iter().for_each(|thread| thread.join().expect("no panic"));
+    drop(pool);
 }
