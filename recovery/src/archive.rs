@@ -61,6 +61,8 @@ enum Kind {
     ReplaceManifest,
     Pointer,
     ReadPointer,
+    /// Looks for an attempt of an upload that was given up.
+    FindPointer,
     /// Reads the version of the chunks' parent.
     Epoch,
     Delete,
@@ -90,6 +92,9 @@ pub struct Archive {
     collected: bool,
     contents: BTreeMap<(u64, u64), BTreeSet<[u8; 32]>>,
     upload: Option<Upload>,
+    /// What this leadership asked the pointer to be moved to since it last moved. An upload that is given up does not know
+    /// what becomes of its attempt.
+    attempts: Vec<Pointer>,
     sweep: Option<VecDeque<Vec<Op>>>,
     sweep_due: bool,
     /// A deletion was refused: this leadership deletes nothing more.
@@ -123,6 +128,7 @@ impl Archive {
             collected: false,
             contents: BTreeMap::new(),
             upload: None,
+            attempts: Vec::new(),
             sweep: None,
             sweep_due: true,
             swept_out: false,
@@ -243,6 +249,10 @@ impl Archive {
                 let path = self.paths.pointer();
                 self.get(Kind::ReadPointer, path);
             }
+            (Kind::CreateManifest | Kind::ReplaceManifest, Reason::BadVersion) if op == 1 => {
+                let path = self.paths.pointer();
+                self.get(Kind::FindPointer, path);
+            }
             // An earlier attempt moved it on.
             (Kind::Close, Reason::BadVersion) => self.sweep = None,
             // Gone already, by an earlier attempt or another hand; or still in use: leave it, do the rest.
@@ -322,6 +332,9 @@ impl Archive {
             (Kind::Pointer, Reply::Done) => self.published(),
             (Kind::ReadPointer, Reply::Data(data)) => {
                 self.pointer_read(data.map(|(bytes, stat)| (bytes, stat.version)));
+            }
+            (Kind::FindPointer, Reply::Data(data)) => {
+                self.pointer_found(data.map(|(bytes, stat)| (bytes, stat.version)));
             }
             (Kind::Delete, Reply::Done) => self.delete_next(),
             (Kind::Close, Reply::Done) => self.sweep = None,

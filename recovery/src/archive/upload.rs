@@ -158,6 +158,9 @@ impl Archive {
 
     pub(super) fn move_pointer(&mut self) {
         let Some(pointer) = self.moved() else { return };
+        if !self.attempts.contains(&pointer) {
+            self.attempts.push(pointer.clone());
+        }
         let set = Op::Set { path: self.paths.pointer(), data: record::seal(&pointer), version: self.pointer.1 };
         self.fenced(Kind::Pointer, vec![set]);
     }
@@ -165,6 +168,7 @@ impl Archive {
     pub(super) fn published(&mut self) {
         let (Some(pointer), Some(upload)) = (self.moved(), self.upload.take()) else { return };
         self.pointer = (pointer.clone(), self.pointer.1 + 1);
+        self.attempts.clear();
         let name = (upload.base.index, upload.base.term);
         self.contents.insert(name, hashes(&upload.names));
         if let Some(manifests) = &mut self.manifests {
@@ -176,10 +180,7 @@ impl Archive {
 
     /// The pointer had another version: an earlier attempt moved it, or another hand did.
     pub(super) fn pointer_read(&mut self, data: Option<(Bytes, i32)>) {
-        let found = data.and_then(|(bytes, version)| {
-            record::open::<Pointer>(&bytes, Some(self.uuid)).ok().map(|pointer| (pointer, version))
-        });
-        match (found, self.moved()) {
+        match (self.opened(&data), self.moved()) {
             (Some((found, version)), Some(wanted)) if found == wanted => {
                 self.pointer.1 = version - 1;
                 self.published();
@@ -188,7 +189,29 @@ impl Archive {
                 // A session that lags: try again.
                 self.move_pointer();
             }
-            (found, _) => self.give_up(format!("pointer changed by another hand: {found:?}")),
+            _ => self.pointer_found(data),
         }
+    }
+
+    /// The pointer has another version than this leadership knows of: an upload that was given up moved it, or another hand
+    /// did. What is found of the former holds, and is known again before anything is deleted or uploaded.
+    pub(super) fn pointer_found(&mut self, data: Option<(Bytes, i32)>) {
+        match self.opened(&data) {
+            Some((found, version)) if version > self.pointer.1 && self.attempts.contains(&found) => {
+                self.give_up("an earlier upload moved the pointer".to_owned());
+                self.pointer = (found.clone(), version);
+                self.attempts.clear();
+                self.sweep_due = true;
+                self.events.push(ArchiveEvent::Published(found));
+            }
+            // A session that lags: another upload looks again.
+            Some((_, version)) if version <= self.pointer.1 => self.give_up("the pointer is read as it was".to_owned()),
+            found => self.give_up(format!("pointer changed by another hand: {found:?}")),
+        }
+    }
+
+    fn opened(&self, data: &Option<(Bytes, i32)>) -> Option<(Pointer, i32)> {
+        let (bytes, version) = data.as_ref()?;
+        Some((record::open::<Pointer>(bytes, Some(self.uuid)).ok()?, *version))
     }
 }

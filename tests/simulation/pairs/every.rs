@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::story;
-use super::strike::{Kind, Outcome, Strike};
+use super::strike::{Kind, Outcome, Strike, Strikes};
 use crate::world::World;
 use crate::{said, setting, THREADS};
 
@@ -79,6 +79,10 @@ impl fmt::Display for Tally {
 
 /// Plays the story with these strikes; the kinds of its effects, and what it came to.
 fn run(strikes: &[Strike], tally: &mut Tally) -> Vec<Kind> {
+    play(strikes, tally).kinds
+}
+
+fn play(strikes: &[Strike], tally: &mut Tally) -> Strikes {
     let mut stage: Option<World> = None;
     let played = catch_unwind(AssertUnwindSafe(|| story::play(strikes.iter().copied(), false, &mut stage)));
     let world = stage.expect("it began");
@@ -94,7 +98,7 @@ fn run(strikes: &[Strike], tally: &mut Tally) -> Vec<Kind> {
     if let Err(payload) = played {
         tally.complaints.push(complaint(strikes, &said(&*payload)));
     }
-    world.strikes.kinds
+    world.strikes
 }
 
 fn complaint(strikes: &[Strike], what: &str) -> String {
@@ -163,6 +167,26 @@ fn every_failure_and_some_pairs_are_survived() {
     let tally = enumerate(setting("BEQUEST_STRIDE").unwrap_or(STRIDE), |_, _| true);
     judge(&tally);
     assert_eq!(tally.missing(), [], "never struck so");
+}
+
+/// Of a transaction whose answer is lost nobody knows whether it was applied. It is issued again, and may be refused then for
+/// a reason that has nothing to do with it.
+#[test]
+fn what_is_refused_when_it_is_issued_again_may_have_been_done_before() {
+    let mut tally = Tally::default();
+    let kinds = run(&[], &mut tally);
+    let firsts: Vec<Strike> = strikes(&kinds, 0)
+        .filter(|strike| kinds[strike.effect as usize - 1] == Kind::Write)
+        .filter(|strike| matches!(strike.outcome, Outcome::Lost | Outcome::Silent | Outcome::Late))
+        .collect();
+    for first in firsts {
+        if let Some(effect) = play(&[first], &mut tally).again {
+            run(&[first, Strike { effect, outcome: Outcome::Refused }], &mut tally);
+        }
+    }
+    println!("{tally}");
+    judge(&tally);
+    assert!(tally.pairs > 50, "{} transactions were issued again", tally.pairs);
 }
 
 #[test]

@@ -79,6 +79,9 @@ pub struct Strikes {
     pub landed: Vec<(Kind, Outcome)>,
     /// The run is a script's, without chance.
     pub scripted: bool,
+    /// The request that was struck first, and the number it had when it was issued again.
+    first: Option<(Pid, Request)>,
+    pub again: Option<u64>,
     requests: BTreeMap<(Pid, RequestId), (Outcome, Kind)>,
     writes: BTreeMap<(Pid, u64), Outcome>,
     // One for each job in a machine's queue.
@@ -228,11 +231,27 @@ impl FromStr for Strike {
     }
 }
 
+impl Strikes {
+    /// Looks whether the request struck first is issued again.
+    fn watch(&mut self, pid: Pid, request: &Request, struck: Option<Outcome>) {
+        match &self.first {
+            None if struck.is_some() => self.first = Some((pid, request.clone())),
+            Some(first) if self.again.is_none() && (first.0, &first.1) == (pid, request) && !self.over => {
+                self.again = Some(self.kinds.len() as u64);
+            }
+            _ => {}
+        }
+    }
+}
+
 impl World {
     /// Numbers an effect, before it is carried out, and says what becomes of it if that is decided at once.
     pub fn number_effect(&mut self, pid: Pid, effect: &Effect) -> Verdict {
         let Some(kind) = Kind::of(effect) else { return Verdict::Goes };
         let outcome = self.next_strike(kind);
+        if let Effect::Keeper { request, .. } = effect {
+            self.strikes.watch(pid, request, outcome);
+        }
         if let Some(outcome @ (Outcome::CrashBefore | Outcome::WipeBefore)) = outcome {
             self.lands(outcome, kind);
             self.kill_now(pid, outcome.wipes());
