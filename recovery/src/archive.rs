@@ -331,10 +331,12 @@ impl Archive {
             (Kind::CreateManifest | Kind::ReplaceManifest, Reply::Done) => self.move_pointer(),
             (Kind::Pointer, Reply::Done) => self.published(),
             (Kind::ReadPointer, Reply::Data(data)) => {
-                self.pointer_read(data.map(|(bytes, stat)| (bytes, stat.version)));
+                let found = self.opened(data);
+                self.pointer_read(found);
             }
             (Kind::FindPointer, Reply::Data(data)) => {
-                self.pointer_found(data.map(|(bytes, stat)| (bytes, stat.version)));
+                let found = self.opened(data);
+                self.pointer_found(found);
             }
             (Kind::Delete, Reply::Done) => self.delete_next(),
             (Kind::Close, Reply::Done) => self.sweep = None,

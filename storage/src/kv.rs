@@ -129,8 +129,8 @@ impl KvMachine {
     /// [`StorageError::Damaged`], or the disk failed.
     pub fn open(store: &Store, group: GroupUuid, options: KvOptions) -> Result<Self, StorageError> {
         let database = &store.shared.database;
-        let space = match read_generation(database, &group)? {
-            Some(generation) => Space { group, generation },
+        let space = match read_generation(database, group)? {
+            Some(space) => space,
             None => create(database, group)?,
         };
         let mark = read_mark(database, space)?;

@@ -22,6 +22,11 @@ pub(crate) struct Space {
 }
 
 impl Space {
+    /// `None` if there can be no such generation.
+    pub(crate) fn new(group: GroupUuid, generation: u64) -> Option<Self> {
+        (1..u64::MAX).contains(&generation).then_some(Self { group, generation })
+    }
+
     /// The generation behind this one.
     pub(crate) fn next(self) -> Self {
         Self { generation: self.generation + 1, ..self }
@@ -56,8 +61,8 @@ impl Space {
         iterator.seek_to_first();
         while let Some(key) = iterator.key() {
             let split = key.split_first_chunk().and_then(|(group, rest)| Some((*group, *rest.split_first_chunk()?.0)));
-            let space = split.map(|(group, generation)| Self { group, generation: u64::from_be_bytes(generation) });
-            let Some(space) = space.filter(|space| space.generation < u64::MAX) else {
+            let space = split.and_then(|(group, generation)| Self::new(group, u64::from_be_bytes(generation)));
+            let Some(space) = space else {
                 return Err(record::damaged("state", "unknown key", key));
             };
             found.push(space);

@@ -266,8 +266,7 @@ fn read_cursors(database: &Database) -> Result<HashMap<GroupUuid, Cursor>, Stora
         if read_meta(database, &group)?.is_some() {
             cursors.insert(group, Cursor::read(database, &group)?);
         }
-        if let Some(generation) = read_generation(database, &group)? {
-            let space = Space { group, generation };
+        if let Some(space) = read_generation(database, group)? {
             // A state that is named but not there would otherwise be met only when its group starts.
             kv::read_mark(database, space)?;
             live.insert(space);
@@ -287,18 +286,13 @@ struct GenerationRecord {
     generation: u64,
 }
 
-/// So that there is one behind each.
-const GENERATION_MAX: u64 = u64::MAX - 1;
-
 /// Which generation of the group's key-value state is the live one.
-pub(crate) fn read_generation(database: &Database, group: &GroupUuid) -> Result<Option<u64>, StorageError> {
-    let key = GroupKey::Generation.of(group);
+pub(crate) fn read_generation(database: &Database, group: GroupUuid) -> Result<Option<Space>, StorageError> {
+    let key = GroupKey::Generation.of(&group);
     let Some(bytes) = database.get(META, &key)? else { return Ok(None) };
     let generation = record::open::<GenerationRecord>("state generation", &key, &bytes)?.generation;
-    match generation {
-        1..=GENERATION_MAX => Ok(Some(generation)),
-        _ => Err(record::damaged("state generation", "out of range", &key)),
-    }
+    let space = Space::new(group, generation);
+    space.map(Some).ok_or_else(|| record::damaged("state generation", "out of range", &key))
 }
 
 /// Adds to `batch` that this generation is the live one of its group.

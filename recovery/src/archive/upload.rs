@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{hashes, Archive, ArchiveEvent, Kind};
 use crate::entry::Position;
-use crate::keeper::Op;
+use crate::keeper::{Op, Stat};
 use crate::planted;
 use crate::reader::Ask;
 use crate::record::{self, ChunkName, Manifest, Pointer, SnapshotName, FORMAT};
@@ -179,8 +179,8 @@ impl Archive {
     }
 
     /// The pointer had another version: an earlier attempt moved it, or another hand did.
-    pub(super) fn pointer_read(&mut self, data: Option<(Bytes, i32)>) {
-        match (self.opened(&data), self.moved()) {
+    pub(super) fn pointer_read(&mut self, found: Option<(Pointer, i32)>) {
+        match (found, self.moved()) {
             (Some((found, version)), Some(wanted)) if found == wanted => {
                 self.pointer.1 = version - 1;
                 self.published();
@@ -189,14 +189,14 @@ impl Archive {
                 // A session that lags: try again.
                 self.move_pointer();
             }
-            _ => self.pointer_found(data),
+            (found, _) => self.pointer_found(found),
         }
     }
 
     /// The pointer has another version than this leadership knows of: an upload that was given up moved it, or another hand
     /// did. What is found of the former holds, and is known again before anything is deleted or uploaded.
-    pub(super) fn pointer_found(&mut self, data: Option<(Bytes, i32)>) {
-        match self.opened(&data) {
+    pub(super) fn pointer_found(&mut self, found: Option<(Pointer, i32)>) {
+        match found {
             Some((found, version)) if version > self.pointer.1 && self.attempts.contains(&found) => {
                 self.give_up("an earlier upload moved the pointer".to_owned());
                 self.pointer = (found.clone(), version);
@@ -210,8 +210,9 @@ impl Archive {
         }
     }
 
-    fn opened(&self, data: &Option<(Bytes, i32)>) -> Option<(Pointer, i32)> {
-        let (bytes, version) = data.as_ref()?;
-        Some((record::open::<Pointer>(bytes, Some(self.uuid)).ok()?, *version))
+    /// What a read of the pointer's znode shows, and its version.
+    pub(super) fn opened(&self, data: Option<(Bytes, Stat)>) -> Option<(Pointer, i32)> {
+        let (bytes, stat) = data?;
+        Some((record::open(&bytes, Some(self.uuid)).ok()?, stat.version))
     }
 }

@@ -9,7 +9,7 @@ use crate::apply::Answer;
 use crate::command::Command;
 use crate::driver::inbox::inbox;
 use crate::error::ProposeError;
-use crate::machine::{Restore, Snapshot};
+use crate::machine::{Restore, Snapshot, StateMachine};
 use crate::replica::event::Token;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -77,6 +77,15 @@ impl Restore for Restored<'_> {
     }
 }
 
+/// Has a machine apply a command; and where its answer comes.
+fn job(index: u64, command: &[u8]) -> (MachineJob, oneshot::Receiver<Result<Answer, ProposeError>>) {
+    let (sender, answer) = oneshot::channel();
+    let data = Command::Plain(Bytes::copy_from_slice(command)).encode();
+    let entry = Entry { index, term: 1, kind: 0, data, context: Bytes::new() };
+    let entries = vec![Apply { entry, token: Some(Token(index)) }];
+    (MachineJob::Apply { entries, answers: vec![Some(sender)] }, answer)
+}
+
 /// A machine at work, and what it says.
 struct Bench {
     machine: Machine,
@@ -125,11 +134,8 @@ impl Bench {
     }
 
     fn apply(&self, index: u64, command: &'static [u8]) -> oneshot::Receiver<Result<Answer, ProposeError>> {
-        let (sender, answer) = oneshot::channel();
-        let data = Command::Plain(Bytes::from_static(command)).encode();
-        let entry = Entry { index, term: 1, kind: 0, data, context: Bytes::new() };
-        let entries = vec![Apply { entry, token: Some(Token(index)) }];
-        self.machine.give(MachineJob::Apply { entries, answers: vec![Some(sender)] });
+        let (job, answer) = job(index, command);
+        self.machine.give(job);
         answer
     }
 
@@ -334,15 +340,6 @@ impl StateMachine for Stuck {
     }
 }
 
-/// An entry for it, and where its answer comes.
-fn command(index: u64) -> (MachineJob, oneshot::Receiver<Result<Answer, ProposeError>>) {
-    let (sender, answer) = oneshot::channel();
-    let data = Command::Plain(Bytes::from(index.to_string())).encode();
-    let entry = Entry { index, term: 1, kind: 0, data, context: Bytes::new() };
-    let entries = vec![Apply { entry, token: Some(Token(index)) }];
-    (MachineJob::Apply { entries, answers: vec![Some(sender)] }, answer)
-}
-
 #[test]
 fn a_machine_that_comes_back_when_its_threads_are_gone_ends_and_answers_nobody() {
     let gate = Arc::<Mutex<()>>::default();
@@ -354,8 +351,8 @@ fn a_machine_that_comes_back_when_its_threads_are_gone_ends_and_answers_nobody()
     let started = Machine::start(&pool, GROUP, "stuck", stuck, inbox).expect("a thread");
     assert_eq!(started.recovered.blocking_recv().expect("recovered"), Ok(0));
     let machine = started.machine;
-    let (job, applied) = command(1);
-    machine.give(job);
+    let (apply, applied) = job(1, b"a");
+    machine.give(apply);
     said.recv_timeout(LIMIT).expect("it is at work");
     // More than it does without letting others have their turn.
     let queries: Vec<_> = (0..4 * JOBS_MAX)
@@ -372,8 +369,8 @@ fn a_machine_that_comes_back_when_its_threads_are_gone_ends_and_answers_nobody()
     dropper.join().expect("no panic");
     drop(applied.blocking_recv());
     queries.into_iter().for_each(|query| drop(query.blocking_recv()));
-    let (job, applied) = command(2);
-    machine.give(job);
+    let (apply, applied) = job(2, b"b");
+    machine.give(apply);
     assert!(applied.blocking_recv().is_err(), "its queue is closed");
 }
 
@@ -413,7 +410,7 @@ fn a_machine_that_does_not_come_back_holds_up_no_other() {
     let answers: Vec<_> = machines
         .iter()
         .map(|(machine, ..)| {
-            let (job, answer) = command(1);
+            let (job, answer) = job(1, b"a");
             machine.give(job);
             answer
         })
@@ -446,7 +443,7 @@ fn jobs_are_done_in_their_order_whoever_gives_them_and_however_many_groups_there
         })
         .collect();
     let give = |(group, index): (usize, u64)| {
-        let (job, answer) = command(index);
+        let (job, answer) = job(index, index.to_string().as_bytes());
         machines[group].0.give(job);
         answer
     };

@@ -123,12 +123,7 @@ fn a_snapshot_of_the_last_index_a_node_knew_must_hold_what_it_knew() {
         let log = world.disks[&place].group(0).log.expect("a log is there");
         let knew = log.known.position.index.max(log.commit);
         world.goes_back(|zoo| zoo.roll_back(&backup), false, &[reached]);
-        let pointer = GroupPaths::new(&genesis::name(0)).pointer();
-        let snapshot = |world: &World| {
-            let znode = world.zoo.head().get(&pointer).expect("the pointer is there");
-            let pointer: Pointer = record::open(&znode.data, Some(genesis::uuid(0))).expect("it is well-formed");
-            pointer.newest.map_or(0, |name| name.index)
-        };
+        let snapshot = |world: &World| snapshots(world).0.newest.map_or(0, |name| name.index);
         world.write_while_waiting(60 * SECOND, |world| snapshot(world) >= knew);
         if snapshot(&world) != knew {
             return false;
