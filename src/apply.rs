@@ -167,9 +167,12 @@ impl Applier {
         }
         // A query cannot change the state, so one that panics says nothing about the entries to come.
         let answer = guard("query", || self.machine.query(query));
-        answer
-            .map_err(|error| ReadError::Query { message: error.to_string() })?
-            .map_err(|error| ReadError::Query { message: error.to_string() })
+        answer.map_err(|error| ReadError::Query { message: error.to_string() })?.map_err(|error| {
+            match (error.is_unreadable(), error.to_string()) {
+                (true, message) => ReadError::Unreadable { message },
+                (false, message) => ReadError::Query { message },
+            }
+        })
     }
 
     /// Whether the machine would lead now.

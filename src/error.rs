@@ -85,6 +85,13 @@ pub enum ReadError {
         /// Its words.
         message: String,
     },
+    /// The state machine could not read its state: its disk failed, mostly, and the node is about to end. Ask again, also
+    /// another node.
+    #[error("state unreadable: {message}")]
+    Unreadable {
+        /// The state machine's words.
+        message: String,
+    },
     /// The group is refused on this node until an operator acts.
     #[error("group stopped: {0}")]
     Stopped(GroupError),

@@ -64,7 +64,7 @@ impl StateMachine for KeyValue {
 
     fn query(&self, query: &[u8]) -> Result<Bytes, MachineError> {
         self.machine.query(query).map_err(|error| match error {
-            KvError::Storage(error) => Self::lift(&self.store, &error),
+            KvError::Storage(error) => MachineError::unreadable(Self::lift(&self.store, &error).to_string()),
             error => MachineError::new(error.to_string()),
         })
     }
@@ -122,5 +122,39 @@ impl Restore for KeyValueRestore<'_> {
     fn finish(self: Box<Self>, applied: u64, rows: &[(Bytes, Bytes)]) -> Result<(), MachineError> {
         let Self { restore, store } = *self;
         restore.finish(applied, rows).map_err(|error| KeyValue::lift(store, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bequest_storage::{KvQuery, Options};
+    use prost::Message;
+
+    use super::*;
+    use crate::apply::Applier;
+    use crate::error::ReadError;
+
+    fn applier() -> (tempfile::TempDir, Store, Applier) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, _) = Store::open(dir.path(), Options::default()).expect("it opens");
+        let machine = KvMachine::open(&store, [7; 16], KvOptions { state_bytes_max: 1 << 20 }).expect("it opens");
+        let machine = KeyValue { machine, store: store.clone() };
+        let applier = Applier::recover(Box::new(machine)).expect("it is new");
+        (dir, store, applier)
+    }
+
+    #[test]
+    fn what_the_disk_cannot_read_is_not_told_as_the_question_s_fault() {
+        let (_dir, store, applier) = applier();
+        let question = KvQuery::get(Bytes::from_static(b"key")).encode_to_vec();
+        assert!(applier.query(&question).is_ok());
+        store.condemn("a sync failed");
+        let answer = applier.query(&question);
+        assert!(
+            matches!(&answer, Err(ReadError::Unreadable { message }) if message.contains("a sync failed")),
+            "{answer:?}"
+        );
+        let answer = applier.query(b"nonsense");
+        assert!(matches!(&answer, Err(ReadError::Query { message }) if message.contains("malformed")), "{answer:?}");
     }
 }

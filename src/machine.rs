@@ -2,17 +2,29 @@
 
 use bytes::Bytes;
 
-/// Why a state machine could not do what it must. The node stops this group, with the message, and loses nothing.
+/// Why a state machine could not do what it must. Where nothing else is said, the node stops this group, with the message,
+/// and loses nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("state machine failed: {message}")]
 pub struct MachineError {
     message: String,
+    unreadable: bool,
 }
 
 impl MachineError {
     /// An error with a message for the operator.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
+        Self { message: message.into(), unreadable: false }
+    }
+
+    /// The error of a [query](StateMachine::query) that is not at fault: the state cannot be read. Whoever asked is told
+    /// [`ReadError::Unreadable`](crate::ReadError::Unreadable), and may ask another node.
+    pub fn unreadable(message: impl Into<String>) -> Self {
+        Self { message: message.into(), unreadable: true }
+    }
+
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.unreadable
     }
 }
 
@@ -62,7 +74,7 @@ pub trait StateMachine: Send + 'static {
     /// Answers a question from the current state without changing it.
     ///
     /// # Errors
-    /// If the question makes no sense, or the state cannot be read.
+    /// If the question makes no sense, or the state cannot be read ([`MachineError::unreadable`]).
     fn query(&self, query: &[u8]) -> Result<Bytes, MachineError>;
 
     /// Takes a consistent view of the current state. Must be quick; it is written out on another thread while

@@ -188,6 +188,10 @@ pub enum Urgency {
     Urgent,
     /// In the order given.
     Normal,
+    /// Appends and checks, which are many: in the order given, with the normal ones. Few transactions of them are on their
+    /// way at once, and those that wait share one ([`crate::bundle`]). Where that is refused because of another request, so
+    /// that nothing was done, this one is sent again by itself, behind what was sent meanwhile.
+    Shared,
 }
 
 /// What a keeper tells its owner.
@@ -231,8 +235,9 @@ pub enum KeeperEvent {
 /// Carries requests to ZooKeeper and reports what became of them.
 ///
 /// Implementations never block the caller and never report through the call itself. Requests of the same urgency
-/// are sent in the order submitted, at most a bounded number at once. A request is given up, as unknown, after a
-/// deadline of the implementation's own, and never sent again by it: to try again is the caller's decision.
+/// are sent for the first time in the order submitted, at most a bounded number at once. A request is given up, as unknown, after a
+/// deadline of the implementation's own. What may have been done is never sent again by it: to try again is the
+/// caller's decision.
 pub trait Keeper: Send + Sync {
     /// Takes a request; its outcome comes as a [`KeeperEvent::Outcome`].
     fn submit(&self, id: RequestId, urgency: Urgency, request: Request);

@@ -2,6 +2,7 @@
 pub mod address;
 pub mod archive;
 pub mod ballot;
+pub mod bundle;
 mod chain;
 pub mod entry;
 pub mod genesis;

@@ -55,6 +55,7 @@ mod chosen {
         PreviousWalLeftOpen: "the first append leaves no mark at the previous WAL's end",
         AcknowledgedBeforeZooKeeper: "what was proposed counts as acknowledged when its append is issued",
         UnknownAppendIsDone: "an append of unknown outcome counts as done",
+        UnrefusedIsDone: "what shares a transaction with a refused request counts as done",
         UnknownAppendIsFailed: "clients are told that nothing was done when an append's outcome is unknown",
         DeposedAnswersDone: "a deposed leader answers its clients `done`",
         SealWithoutCompare: "a seal takes the ballot whatever its version is",

@@ -37,6 +37,9 @@ pub struct Config {
     pub session_timeout: Duration,
     /// How many requests are outstanding at once. Servers throttle at 1,000 for all their clients; 128 by default.
     pub window: usize,
+    /// How many transactions of [`Urgency::Shared`] requests are among them at most; 8 by default. What waits for one
+    /// goes together, and counts as waiting until it is answered.
+    pub window_shared: usize,
     /// How long after its submission a request is given up as unknown; 1.5 session timeouts by default.
     pub deadline: Duration,
     /// How long after its submission a request is given up as unknown while there is no session; 500 ms by default.
@@ -56,6 +59,7 @@ impl Config {
             address,
             session_timeout,
             window: 128,
+            window_shared: 8,
             deadline: session_timeout * 3 / 2,
             session_wait: Duration::from_millis(500),
             queue_requests_max: 4096,

@@ -273,6 +273,7 @@ async fn every_request_gets_exactly_one_outcome_whatever_breaks() {
         let proxy = proxy(&server).await;
         let mut quick = config(proxy.address()).session_timeout(Duration::from_secs(1));
         quick.window = 8;
+        quick.window_shared = 1;
         let rig = Rig::start(quick);
         rig.wait_connected(1).await;
         assert_eq!(rig.multi([create("/n", b"")]).await, done());
@@ -280,7 +281,10 @@ async fn every_request_gets_exactly_one_outcome_whatever_breaks() {
         for round in 0..8 {
             for n in 0..12 {
                 let path = format!("/n/{round}-{n}");
-                ids.push(rig.submit(Request::Multi(vec![check("/n", 0), create(&path, b"")])));
+                let urgency = if n % 2 == 0 { Urgency::Shared } else { Urgency::Normal };
+                // Refused now and then, and with it whatever shares its transaction.
+                let version = if n % 8 == 2 { 7 } else { 0 };
+                ids.push(rig.submit_as(urgency, Request::Multi(vec![check("/n", version), create(&path, b"")])));
                 ids.push(rig.submit_as(Urgency::Urgent, Request::Get { path, watch: n % 3 == 0 }));
             }
             match round {

@@ -49,14 +49,16 @@ pub(super) async fn open(config: NodeConfig) -> Result<Node, OpenError> {
     let waiting = Arc::<Waiting>::default();
     let keeper = {
         let (inbox, waiting) = (inbox.clone(), waiting.clone());
-        let config = KeeperConfig::new(address.clone()).session_timeout(config.session_timeout);
+        let mut keeper = KeeperConfig::new(address.clone()).session_timeout(config.session_timeout);
+        // One group alone has as many segments on their way as it may have.
+        keeper.window_shared = keeper.window_shared.max(config.segments_in_flight);
         // What is not asked for here waits in the inbox until the core starts, in order.
         let sink = move |event| {
             if let Some(event) = waiting.sift(event) {
                 inbox.event(Event::Keeper(event));
             }
         };
-        Arc::new(ZooKeeper::start(config, sink, runtime.handle()))
+        Arc::new(ZooKeeper::start(keeper, sink, runtime.handle()))
     };
     let requester = Requester::new(keeper.clone(), waiting);
     let there = cluster_is_there(&requester, &address).await?;

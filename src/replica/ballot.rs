@@ -106,10 +106,14 @@ impl Replica {
         self.ballot_moved(cx);
     }
 
+    /// The ballot, if somebody holds it.
+    pub(super) fn holder(&self) -> Option<&Ballot> {
+        self.seen.as_ref().map(|seen| &seen.ballot).filter(|ballot| !ballot.vacant && ballot.node != 0)
+    }
+
     /// Who leads, as the ballot says.
     pub(super) fn leader(&self) -> Option<Leader> {
-        let ballot = &self.seen.as_ref()?.ballot;
-        (!ballot.vacant && ballot.node != 0)
-            .then(|| Leader { node: NodeId(ballot.node), addresses: ballot.addresses.clone().unwrap_or_default() })
+        let ballot = self.holder()?;
+        Some(Leader { node: NodeId(ballot.node), addresses: ballot.addresses.clone().unwrap_or_default() })
     }
 }

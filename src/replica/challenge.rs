@@ -303,19 +303,18 @@ impl Challenges {
         let answer = data
             .and_then(|(bytes, _)| record::open::<Answer>(&bytes, None).ok())
             .filter(|answer| answer.nonce == asked.nonce);
-        let verdict = |uuid: &Uuid, version: i32| match &answer {
+        // Of several testimonies on one ballot the first counts.
+        let stands: Option<BTreeMap<_, _>> = answer.as_ref().map(|answer| {
+            let testimonies = answer.testimonies.iter().rev();
+            testimonies.map(|said| ((&said.group[..], said.version), (said.stand, said.progress))).collect()
+        });
+        let verdict = |uuid: &Uuid, version: i32| match &stands {
             None => Verdict::Silent,
-            Some(answer) => {
-                let testimony = answer
-                    .testimonies
-                    .iter()
-                    .find(|testimony| testimony.group[..] == uuid.0[..] && testimony.version == version);
-                match testimony.map(|testimony| (testimony.stand, testimony.progress)) {
-                    Some((1, _)) => Verdict::Leading,
-                    Some((2, progress)) => Verdict::Succeeding(progress),
-                    _ => Verdict::No,
-                }
-            }
+            Some(stands) => match stands.get(&(&uuid.0[..], version)) {
+                Some((1, _)) => Verdict::Leading,
+                Some((2, progress)) => Verdict::Succeeding(*progress),
+                _ => Verdict::No,
+            },
         };
         if answer.is_none() && !asked.last_look {
             return Vec::new();

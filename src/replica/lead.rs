@@ -224,7 +224,7 @@ impl Replica {
 
     fn ask_writer(&self, cx: &mut Context<'_>, asks: Vec<WriterAsk>) {
         for ask in asks {
-            self.call(cx, Urgency::Normal, Ask::Writer(ask.tag), ask.request);
+            self.call(cx, Urgency::Shared, Ask::Writer(ask.tag), ask.request);
         }
     }
 
@@ -348,7 +348,7 @@ impl Replica {
             leader.checks += 1;
             let fence = leader.writer.fence();
             let check = Op::Check { path: self.paths.ballot(), version: leader.won.seen.version };
-            self.call(cx, Urgency::Normal, Ask::Fence(fence), Request::Multi(vec![check]));
+            self.call(cx, Urgency::Shared, Ask::Fence(fence), Request::Multi(vec![check]));
         }
     }
 

@@ -46,6 +46,8 @@ pub const IMPORTANT: &[&str] = &[
     "read refused",
     "restore finished",
     "scan",
+    "several requests sent as one transaction",
+    "sent again because another request was refused",
     "seal refused",
     "seal won",
     "session expired",

@@ -1,15 +1,18 @@
 //! Each process' client of ZooKeeper: its session and connection, the window, lost and late answers, expiry.
 
+mod connection;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bequest::replica::event::Event;
 use bequest_recovery::keeper::{KeeperEvent, Op, Outcome, Reply, Request, RequestId, SessionNumber, Urgency};
-use bequest_recovery::model::{AttachError, Delivery, Late, Served, SessionId};
+use bequest_recovery::model::{Delivery, Late, Served, SessionId};
 use rand::Rng;
 
 use crate::blows::Blow;
 use crate::dice::{Organ, Part};
 use crate::mix::{Micros, MILLI, SECOND};
+use crate::queue::Queue;
 use crate::world::{Happening, Pid, World};
 
 /// What the ensemble grants.
@@ -48,9 +51,8 @@ pub struct Client {
     pub number: u64,
     /// So many requests may be on their way at once.
     pub window: usize,
-    pub urgent: VecDeque<(RequestId, Request)>,
-    pub normal: VecDeque<(RequestId, Request)>,
-    outstanding: VecDeque<(RequestId, bool)>,
+    pub queue: Queue,
+    outstanding: VecDeque<RequestId>,
     reported: BTreeSet<RequestId>,
     watching: BTreeSet<String>,
     // Served with success, the answer on its way.
@@ -89,14 +91,13 @@ pub struct Keepers {
 }
 
 impl Client {
-    pub fn new(window: usize) -> Self {
+    pub fn new(window: usize, shared: usize) -> Self {
         Self {
             session: None,
             connection: None,
             number: 0,
             window,
-            urgent: VecDeque::new(),
-            normal: VecDeque::new(),
+            queue: Queue::new(shared),
             outstanding: VecDeque::new(),
             reported: BTreeSet::new(),
             watching: BTreeSet::new(),
@@ -157,10 +158,7 @@ impl World {
         if is_seal(&request) {
             client.seals.insert(id);
         }
-        match urgency {
-            Urgency::Urgent => client.urgent.push_back((id, request)),
-            Urgency::Normal => client.normal.push_back((id, request)),
-        }
+        client.queue.push(id, urgency, request);
         self.after(patience, Happening::Deadline(pid, id));
         self.flush(pid);
     }
@@ -172,9 +170,12 @@ impl World {
             if client.outstanding.len() >= client.window {
                 return;
             }
-            let Some((id, request)) = client.urgent.pop_front().or_else(|| client.normal.pop_front()) else { return };
+            let Some((id, request, count)) = client.queue.pop() else { return };
             client.watching.extend(watched(&request).cloned());
-            client.outstanding.push_back((id, matches!(request, Request::Multi(_))));
+            client.outstanding.push_back(id);
+            if count > 1 {
+                self.counts.one("several requests sent as one transaction");
+            }
             if self.zoo.attached(session).is_some() {
                 self.zoo.submit(session, id, request);
             }
@@ -276,17 +277,17 @@ impl World {
         if client.connection.is_none_or(|current| current.id != connection || current.mute != Silence::Nothing) {
             return;
         }
-        let event = match delivery {
+        match delivery {
             Delivery::Changed { path } => {
                 client.watching.remove(&path);
                 if self.keepers.deaf {
                     return;
                 }
-                KeeperEvent::Changed { path }
+                self.tell(pid, Event::Keeper(KeeperEvent::Changed { path }));
             }
             Delivery::Outcome { id, outcome } => {
                 let sent = client.outstanding.pop_front();
-                assert_eq!(sent.map(|(sent, _)| sent), Some(id), "answers come in the order of the requests");
+                assert_eq!(sent, Some(id), "answers come in the order of the requests");
                 client.done.remove(&id);
                 if client.seals.remove(&id) {
                     let won = matches!(outcome, Outcome::Ok(_));
@@ -297,16 +298,32 @@ impl World {
                 if let Some(session) = session {
                     self.zoo.received(session, id);
                 }
-                let Some(client) = self.keeper(pid) else { return };
-                if client.reported.remove(&id) {
-                    self.flush(pid);
-                    return;
-                }
-                KeeperEvent::Outcome { id, session: SessionNumber(client.number), outcome }
+                self.keeper_answered(pid, id, outcome);
             }
-        };
-        self.tell(pid, Event::Keeper(event));
+        }
         self.flush(pid);
+    }
+
+    fn keeper_answered(&mut self, pid: Pid, id: RequestId, outcome: Outcome) {
+        let Some(client) = self.keeper(pid) else { return };
+        let session = SessionNumber(client.number);
+        let (known, again) = client.queue.answered(id, outcome);
+        let count = again.len();
+        for (id, ops) in again {
+            // What was given up meanwhile is not sent again.
+            if !client.reported.remove(&id) {
+                client.queue.push_again(id, ops);
+            }
+        }
+        if count > 0 {
+            self.counts.one("sent again because another request was refused");
+        }
+        for (id, outcome) in known {
+            let Some(client) = self.keeper(pid) else { return };
+            if !client.reported.remove(&id) {
+                self.tell(pid, Event::Keeper(KeeperEvent::Outcome { id, session, outcome }));
+            }
+        }
     }
 
     /// A request has waited long enough: its outcome is unknown, whatever becomes of it.
@@ -317,11 +334,8 @@ impl World {
             return;
         }
         let client = &mut process.keeper;
-        let queued = client.urgent.len() + client.normal.len();
-        client.urgent.retain(|(queued, _)| *queued != id);
-        client.normal.retain(|(queued, _)| *queued != id);
-        let was_queued = client.urgent.len() + client.normal.len() < queued;
-        let sent = client.outstanding.iter().any(|(sent, _)| *sent == id) && client.reported.insert(id);
+        let was_queued = client.queue.forget(id);
+        let sent = (client.outstanding.contains(&id) || client.queue.sent(id)) && client.reported.insert(id);
         if was_queued || sent {
             self.counts.one("request given up by its client");
             self.report_unknown(pid, id, "deadline");
@@ -340,153 +354,6 @@ impl World {
         } else {
             self.tell(pid, event);
         }
-    }
-
-    /// A connection ends and its client finds out. Up to `adrift` requests stay in the server's socket.
-    pub fn break_connection(&mut self, pid: Pid, adrift: usize) {
-        let now = self.now;
-        let Some(client) = self.keeper(pid) else { return };
-        let (Some(_), Some(session)) = (client.connection.take(), client.session) else { return };
-        let number = SessionNumber(client.number);
-        let outstanding = std::mem::take(&mut client.outstanding);
-        let watching = std::mem::take(&mut client.watching);
-        let done = std::mem::take(&mut client.done);
-        let reported = std::mem::take(&mut client.reported);
-        client.lost_at = now;
-        client.falls_silent(now);
-        if self.zoo.attached(session).is_some() {
-            self.zoo.cut(session, adrift);
-        }
-        self.note(("cut", pid.0, outstanding.len()), || {
-            format!("{pid:?} loses its connection to zookeeper, {} requests unknown", outstanding.len())
-        });
-        self.counts.one("connection to zookeeper lost");
-        let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
-        let first = roll.random_bool(0.5);
-        if first {
-            self.tell(pid, Event::Keeper(KeeperEvent::Disconnected { session: number }));
-        }
-        for (id, _) in outstanding {
-            if done.contains(&id) {
-                self.counts.one("lost reply of an applied write");
-            }
-            if !reported.contains(&id) {
-                self.report_unknown(pid, id, "connection lost");
-            }
-        }
-        for path in watching {
-            self.tell(pid, Event::Keeper(KeeperEvent::Changed { path }));
-        }
-        if !first {
-            self.tell(pid, Event::Keeper(KeeperEvent::Disconnected { session: number }));
-        }
-        self.watch_session(session);
-        self.drift();
-        self.after_connection_lost(pid);
-    }
-
-    /// Has the client try for a connection soon.
-    pub fn after_connection_lost(&mut self, pid: Pid) {
-        let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
-        let delay = roll.random_range(MILLI..50 * MILLI);
-        let Some(client) = self.keeper(pid) else { return };
-        client.reconnect_serial += 1;
-        let serial = client.reconnect_serial;
-        self.after(delay, Happening::Reconnect(pid, serial));
-    }
-
-    pub fn reconnect(&mut self, pid: Pid, serial: u64) {
-        let now = self.now;
-        let Some(process) = self.processes.get_mut(&pid) else { return };
-        if process.paused {
-            process.frozen.push(Happening::Reconnect(pid, serial));
-            return;
-        }
-        let node = process.place.node;
-        let self_expiry = process.clock.until(SELF_EXPIRY);
-        let client = &mut process.keeper;
-        if client.reconnect_serial != serial || client.connection.is_some() {
-            return;
-        }
-        if client.session.is_some() && now > client.lost_at + self_expiry {
-            self.counts.one("session given up by its client");
-            self.session_over(pid);
-            return;
-        }
-        if self.keepers.down || self.keepers.isolated.contains(&node) {
-            self.after_connection_lost(pid);
-            return;
-        }
-        let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
-        let Some(server) = self.some_server(&mut roll) else {
-            self.after_connection_lost(pid);
-            return;
-        };
-        let Some(client) = self.keeper(pid) else { return };
-        let session = match client.session {
-            None => {
-                client.number += 1;
-                let session = self.zoo.connect(server);
-                self.keepers.owners.insert(session, pid);
-                session
-            }
-            Some(session) => match self.zoo.attach(session, server) {
-                Ok(()) => session,
-                Err(AttachError::Behind) => {
-                    self.counts.one("server behind the session");
-                    self.after_connection_lost(pid);
-                    return;
-                }
-                Err(AttachError::Expired) => {
-                    self.session_over(pid);
-                    return;
-                }
-            },
-        };
-        self.keepers.silent.remove(&session);
-        let id = self.fresh();
-        let Some(client) = self.keeper(pid) else { return };
-        client.session = Some(session);
-        client.connection = Some(Connection { id, server, mute: Silence::Nothing });
-        client.silent_since = None;
-        let number = SessionNumber(client.number);
-        self.note(("connected", pid.0, session.0, server), || {
-            format!("{pid:?} is connected to server {server} by {session:?}")
-        });
-        let event = KeeperEvent::Connected { session: number, timeout_ms: SESSION_TIMEOUT / MILLI };
-        self.tell(pid, Event::Keeper(event));
-        self.flush(pid);
-        self.pump();
-    }
-
-    /// A client finds its connection dead that has been so for a while.
-    pub fn notice(&mut self, pid: Pid, connection: u64) {
-        let Some(process) = self.processes.get_mut(&pid) else { return };
-        if process.paused {
-            process.frozen.push(Happening::Notice(pid, connection));
-            return;
-        }
-        let Some(session) = process.keeper.session else { return };
-        if process.keeper.connection.is_some_and(|current| current.id == connection) {
-            let waiting = self.zoo.waiting(session);
-            let Some(mut roll) = self.roll_of(pid, Organ::Connection) else { return };
-            let adrift = self.adrift(&mut roll, waiting);
-            self.break_connection(pid, adrift);
-        }
-    }
-
-    /// Takes a part of a connection's life away; the client notices after a while.
-    pub fn mute(&mut self, pid: Pid, mute: Silence, notice: Micros) {
-        let now = self.now;
-        let Some(client) = self.keeper(pid) else { return };
-        let (Some(connection), Some(session)) = (&mut client.connection, client.session) else { return };
-        connection.mute = mute;
-        let id = connection.id;
-        if mute == Silence::Both {
-            client.falls_silent(now);
-            self.watch_session(session);
-        }
-        self.after(notice, Happening::Notice(pid, id));
     }
 
     pub fn drift(&mut self) {

@@ -72,6 +72,7 @@ fn by(bug: Bug) -> By {
         ReadByAnEarlierFence => By::Schedule("a_read_is_not_confirmed_by_what_was_asked_before_it"),
         DeposedAnswersDone => By::Schedule("a_deposed_leader_answers_nothing_as_done"),
         SealBySupersededProcess => By::LivesOf("twins", 50),
+        UnrefusedIsDone => By::LivesOf("shared", 50),
         _ => By::Lives(50),
     }
 }

@@ -126,7 +126,7 @@ impl World {
             paused: false,
             frozen: Vec::new(),
             incarnation: None,
-            keeper: Client::new(window),
+            keeper: Client::new(window, self.mix.shared),
             asked: Asked::default(),
             ends: Ends::default(),
             replicas,

@@ -1,7 +1,7 @@
 //! ZooKeeper sessions: how they fall silent, expire, and outlive their processes.
 
 use bequest::replica::event::Event;
-use bequest_recovery::keeper::{KeeperEvent, RequestId, SessionNumber};
+use bequest_recovery::keeper::{KeeperEvent, SessionNumber};
 use bequest_recovery::model::SessionId;
 use rand::Rng;
 
@@ -24,9 +24,7 @@ impl World {
         self.tell(pid, Event::Keeper(KeeperEvent::Expired { session: number }));
         if half {
             let Some(client) = self.keeper(pid) else { return };
-            let queued: Vec<RequestId> =
-                client.urgent.drain(..).chain(client.normal.drain(..)).map(|(id, _)| id).collect();
-            for id in queued {
+            for id in client.queue.drain() {
                 self.report_unknown(pid, id, "session expired");
             }
         }

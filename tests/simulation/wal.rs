@@ -9,7 +9,7 @@ use bequest::command::Command;
 use bequest_recovery::entry::{Entry, EntryHash, Position};
 use bequest_recovery::keeper::Op;
 use bequest_recovery::model::{Change, Transaction, ZooModel};
-use bequest_recovery::path::{chunk_hash, number, GroupPaths, WalName, NODES};
+use bequest_recovery::path::{chunk_hash, number, GroupPaths, WalName, GROUPS, NODES};
 use bequest_recovery::record::{self, Ballot, Manifest, Pointer, Registration, Segment, SnapshotName, Uuid};
 use bequest_recovery::segment::{decode, Body};
 use bytes::Bytes;
@@ -129,11 +129,17 @@ impl Mirror {
 
     fn take(&mut self, transaction: &Transaction, counts: &mut Counts) {
         let Change::Multi(ops) = &transaction.change else { return };
+        // Requests that share a transaction begin with a check of their group's ballot each.
+        for request in ops.chunk_by(|_, next| !checks_a_ballot(next)) {
+            self.take_request(request, transaction, counts);
+        }
+    }
+
+    fn take_request(&mut self, ops: &[Op], transaction: &Transaction, counts: &mut Counts) {
         let inside = format!("{}/", self.paths.genesis());
         let pins = format!("{}/", self.paths.pins());
         let ballot = self.paths.ballot();
-        let fenced =
-            matches!(&ops[..], [Op::Check { path, version }, ..] if *path == ballot && *version == self.ballot.1);
+        let fenced = matches!(ops, [Op::Check { path, version }, ..] if *path == ballot && *version == self.ballot.1);
         let seals = ops.iter().any(|op| matches!(op, Op::Set { path, .. } if *path == ballot));
         let first = ops.iter().find_map(|op| match op {
             Op::Create { path, data, .. } => {
@@ -356,6 +362,11 @@ impl Mirror {
         }
         counts.one("trimmed segment");
     }
+}
+
+/// Whether this is a fence, or a part of one.
+pub fn checks_a_ballot(op: &Op) -> bool {
+    matches!(op, Op::Check { path, .. } if path.starts_with(GROUPS) && path.ends_with("/ballot"))
 }
 
 fn last_part(path: &str) -> &str {

@@ -1,6 +1,7 @@
 //! The task that owns the client: connects, serves one session after the other, and never gives up.
 
 use super::queue::Queue;
+use super::request::chroot_bytes;
 use super::session::{Happening, Outstanding};
 use super::ticket::{Desk, Submission};
 use super::Config;
@@ -150,15 +151,16 @@ impl Connection {
                 }
             }
             while outstanding.len() < self.config.window.max(1) {
-                let Some((ticket, request)) = self.queue.pop() else {
-                    break;
-                };
-                outstanding.launch(ticket, request).await;
+                let room = outstanding.shared() < self.config.window_shared.max(1);
+                let Some(parcel) = self.queue.pop(room, chroot_bytes(client.path())) else { break };
+                outstanding.launch(parcel).await;
             }
             tokio::select! {
                 biased;
                 happening = outstanding.next() => match happening {
-                    Happening::Answered => {}
+                    Happening::Answered(again) => {
+                        again.into_iter().for_each(|(ticket, ops)| self.queue.push_again(ticket, ops));
+                    }
                     Happening::Broken => return End::Over("the client library failed".to_owned()),
                     Happening::Fired(path) => self.desk.emit(KeeperEvent::Changed { path }),
                 },

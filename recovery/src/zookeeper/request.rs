@@ -19,11 +19,13 @@ pub(super) struct Answer {
     pub(super) watcher: Option<(Watched, OneshotWatcher)>,
     /// The library itself is at fault: nothing more is to be expected of this client.
     pub(super) broken: bool,
+    /// The operations of a transaction, back.
+    pub(super) ops: Vec<Op>,
 }
 
 impl Answer {
     fn of(outcome: Outcome) -> Self {
-        Self { outcome, watcher: None, broken: false }
+        Self { outcome, watcher: None, broken: false, ops: Vec::new() }
     }
 
     fn refused(op: usize, reason: Reason) -> Self {
@@ -45,7 +47,10 @@ impl Answer {
 pub(super) async fn carry(client: Arc<Client>, acls: Acls<'static>, request: Request) -> Answer {
     let watched = Watched::by(&request);
     match request {
-        Request::Multi(ops) => multi(&client, acls, &ops).await,
+        Request::Multi(ops) => {
+            let answer = multi(&client, acls, &ops).await;
+            Answer { ops, ..answer }
+        }
         Request::Get { path, watch: false } => {
             let found = client.get_data(&path).await.map(|(data, stat)| (data, stat, None));
             content(found, watched)
@@ -131,13 +136,22 @@ fn check_limits(chroot: &str, ops: &[Op]) -> Result<(), (usize, Reason)> {
     if let Some(index) = ops.iter().position(unchecked) {
         return Err((index, Reason::BadArguments));
     }
-    let chroot = if chroot == "/" { 0 } else { chroot.len() };
+    let chroot = chroot_bytes(chroot);
     if frame_bytes(chroot, ops) > FRAME_BYTES_MAX {
         let fitting =
             (1..=ops.len()).take_while(|count| frame_bytes(chroot, &ops[..*count]) <= FRAME_BYTES_MAX).count();
         return Err((fitting, Reason::BadArguments));
     }
     Ok(())
+}
+
+/// Bytes that a chroot adds to every path.
+pub(super) fn chroot_bytes(chroot: &str) -> usize {
+    if chroot == "/" {
+        0
+    } else {
+        chroot.len()
+    }
 }
 
 /// Bytes of the request that carries these operations, below a chroot whose path has `chroot` bytes (0 for none).

@@ -1,9 +1,11 @@
 //! One session: what is outstanding on it, and what it is told.
 
+use super::queue::Parcel;
 use super::request::{carry, poll_guarded, Answer};
 use super::ticket::Ticket;
 use super::watches::Watches;
-use crate::keeper::Request;
+use crate::bundle::Bundle;
+use crate::keeper::{Op, Outcome};
 use std::collections::VecDeque;
 use std::future::{poll_fn, Future};
 use std::pin::Pin;
@@ -12,11 +14,12 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 use zookeeper_client::{Acls, Client};
 
-/// A request that was handed to the client.
+/// A request that was handed to the client, or several in one.
 struct Flight {
-    // Gone once the outcome was reported, at the deadline at the latest. The flight keeps its place in the window
+    // Each gone once its outcome was reported, at its deadline at the latest. The flight keeps its place in the window
     // until the client has answered: the request may still lie in the client's queue, which has no bound of its own.
-    ticket: Option<Ticket>,
+    tickets: Vec<Option<Ticket>>,
+    bundle: Option<Bundle>,
     state: State,
 }
 
@@ -39,8 +42,9 @@ impl Flight {
 
 /// What [`Outstanding::next`] waited for.
 pub(super) enum Happening {
-    /// A request was answered, and its outcome reported.
-    Answered,
+    /// A request was answered, and its outcome reported. Nothing was done of these, which were sent together with one
+    /// that was refused.
+    Answered(Vec<(Ticket, Vec<Op>)>),
     /// The same, but the client library is at fault and of no further use.
     Broken,
     /// The watch on this path fired.
@@ -71,11 +75,18 @@ impl Outstanding {
         self.flights.len()
     }
 
+    /// How many of them may be of several requests.
+    pub(super) fn shared(&self) -> usize {
+        self.flights.iter().filter(|flight| flight.bundle.is_some()).count()
+    }
+
     /// Hands a request to the client before this returns: the order of calls is the order of sending.
-    pub(super) async fn launch(&mut self, ticket: Ticket, request: Request) {
+    pub(super) async fn launch(&mut self, parcel: Parcel) {
+        let Parcel { tickets, request, bundle } = parcel;
         // The client takes a request when its method is called, which is when the future is polled first.
         let future = Box::pin(carry(Arc::clone(&self.client), self.acls, request));
-        let mut flight = Flight { ticket: Some(ticket), state: State::Pending(future) };
+        let tickets = tickets.into_iter().map(Some).collect();
+        let mut flight = Flight { tickets, bundle, state: State::Pending(future) };
         poll_fn(|context| {
             // An answer that is there at once waits for its turn like any other.
             let _ = flight.poll(context);
@@ -96,37 +107,55 @@ impl Outstanding {
             () = oldest_answered(flights) => {}
             path = watches.fired() => return Happening::Fired(path),
         }
-        let Some(Flight { ticket, state: State::Ready(answer) }) = self.flights.pop_front() else {
-            return Happening::Answered;
+        let Some(Flight { tickets, bundle, state: State::Ready(answer) }) = self.flights.pop_front() else {
+            return Happening::Answered(Vec::new());
         };
-        let happening = if answer.broken { Happening::Broken } else { Happening::Answered };
-        self.settle(ticket, answer);
-        happening
+        let broken = answer.broken;
+        let again = self.settle(tickets, bundle, answer);
+        if broken {
+            Happening::Broken
+        } else {
+            Happening::Answered(again)
+        }
     }
 
-    /// Reports an outcome, and only then lets the watch left with it be heard of.
-    fn settle(&mut self, ticket: Option<Ticket>, answer: Answer) {
-        if let Some(ticket) = ticket {
-            ticket.report(answer.outcome);
+    /// Reports an outcome, and only then lets the watch left with it be heard of. Returns what is to be sent again.
+    fn settle(
+        &mut self,
+        tickets: Vec<Option<Ticket>>,
+        bundle: Option<Bundle>,
+        answer: Answer,
+    ) -> Vec<(Ticket, Vec<Op>)> {
+        let Answer { outcome, watcher, ops, .. } = answer;
+        let mut again = Vec::new();
+        match bundle {
+            Some(bundle) => {
+                let parts = bundle.part(ops);
+                for ((ticket, own), ops) in tickets.into_iter().zip(bundle.outcomes(&outcome)).zip(parts) {
+                    match (ticket, own) {
+                        (Some(ticket), Some(own)) => ticket.report(own),
+                        (Some(ticket), None) => again.push((ticket, ops)),
+                        // Given up at its deadline.
+                        (None, _) => {}
+                    }
+                }
+            }
+            None => report(tickets, &outcome),
         }
-        if let Some((watched, watcher)) = answer.watcher {
+        if let Some((watched, watcher)) = watcher {
             self.watches.add(watched, watcher);
         }
+        again
     }
 
     /// Reports what has passed its deadline as unknown; returns the next deadline.
     pub(super) fn expire(&mut self, now: Instant) -> Option<Instant> {
-        let mut next = None;
-        for flight in &mut self.flights {
-            match &flight.ticket {
-                Some(ticket) if ticket.deadline <= now => {
-                    if let Some(ticket) = flight.ticket.take() {
-                        ticket.unknown("no answer until the deadline");
-                    }
-                }
-                Some(ticket) => next = Some(next.map_or(ticket.deadline, |next: Instant| next.min(ticket.deadline))),
-                None => {}
+        let mut next: Option<Instant> = None;
+        for place in self.flights.iter_mut().flat_map(|flight| &mut flight.tickets) {
+            if let Some(ticket) = place.take_if(|ticket| ticket.deadline <= now) {
+                ticket.unknown("no answer until the deadline");
             }
+            next = next.into_iter().chain(place.as_ref().map(|ticket| ticket.deadline)).min();
         }
         next
     }
@@ -140,12 +169,19 @@ impl Outstanding {
                 Poll::Ready(())
             })
             .await;
-            match flight {
-                Flight { ticket, state: State::Ready(answer) } => self.settle(ticket, answer),
-                Flight { ticket: Some(ticket), .. } => ticket.unknown(cause),
-                Flight { ticket: None, .. } => {}
+            let Flight { tickets, bundle, state } = flight;
+            match state {
+                State::Ready(answer) => {
+                    let again = self.settle(tickets, bundle, answer);
+                    again.into_iter().for_each(|(ticket, _)| ticket.unknown(cause));
+                }
+                State::Pending(_) => report(tickets, &Outcome::Unknown(cause.to_owned())),
             }
         }
         self.watches.give_up()
     }
+}
+
+fn report(tickets: Vec<Option<Ticket>>, outcome: &Outcome) {
+    tickets.into_iter().flatten().for_each(|ticket| ticket.report(outcome.clone()));
 }

@@ -4,6 +4,7 @@
 //! segment holds one entry, the first of a leadership everything it begins with; birth is one step; the entries of a
 //! leader reach the other node all at once; the pieces of a snapshot are one with the pointer that names them.
 
+mod action;
 mod events;
 mod keeper;
 mod log;
@@ -15,11 +16,11 @@ use std::sync::Arc;
 
 use stateright::{Model, Property};
 
+pub use action::Action;
 pub use events::{Occurrence, Occurrences};
 use rules::Rules;
 pub use rules::{Bounds, Broken};
 pub use state::{Answer, State};
-pub use step::Action;
 use step::Step;
 
 /// What is explored, and what was reached.

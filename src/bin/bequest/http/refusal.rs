@@ -10,7 +10,7 @@
 //! | 404 | `not_found` | the key is absent |
 //! | 412 | `conflict` | the value is not as expected; `current` has it |
 //! | 413 | `too_large` | with `size` (if known) and `limit` |
-//! | 503 | `no_leader`, `busy`, `starting`, `stopped`, `shutting_down` | try again; `Retry-After` where waiting helps |
+//! | 503 | `no_leader`, `busy`, `starting`, `stopped`, `unreadable`, `shutting_down` | try again; `Retry-After` where waiting helps |
 //! | 504 | `unknown` | it may have been done, or may yet be |
 //! | 507 | `state_full` | the state may not grow; deletes pass |
 
@@ -33,6 +33,8 @@ pub(crate) enum Refusal {
     Starting,
     /// The group is refused on this node.
     Stopped { reason: String },
+    /// The node cannot read its own state.
+    Unreadable { reason: String },
     /// The node is ending.
     ShuttingDown,
     /// It may have been done.
@@ -69,6 +71,7 @@ impl Refusal {
             ReadError::NotLeader { leader } => Self::not_leader(leader, node, path),
             ReadError::Busy { reason } => Self::Busy { reason },
             ReadError::Query { message } => Self::BadRequest { reason: message },
+            ReadError::Unreadable { message } => Self::Unreadable { reason: message },
             ReadError::Stopped(error) => Self::Stopped { reason: error.to_string() },
             ReadError::ShuttingDown => Self::ShuttingDown,
             // A read has no effect whatever became of it.
@@ -89,9 +92,12 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::NotLeader { .. } => StatusCode::TEMPORARY_REDIRECT,
-            Self::NoLeader | Self::Busy { .. } | Self::Starting | Self::Stopped { .. } | Self::ShuttingDown => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoLeader
+            | Self::Busy { .. }
+            | Self::Starting
+            | Self::Stopped { .. }
+            | Self::Unreadable { .. }
+            | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unknown => StatusCode::GATEWAY_TIMEOUT,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
@@ -110,6 +116,7 @@ impl Refusal {
             Self::Busy { reason } => json!({ "error": "busy", "reason": reason }),
             Self::Starting => json!({ "error": "starting" }),
             Self::Stopped { reason } => json!({ "error": "stopped", "reason": reason }),
+            Self::Unreadable { reason } => json!({ "error": "unreadable", "reason": reason }),
             Self::ShuttingDown => json!({ "error": "shutting_down" }),
             Self::Unknown => json!({ "error": "unknown" }),
             Self::TooLarge { size, limit } => json!({ "error": "too_large", "size": size, "limit": limit }),
