@@ -101,6 +101,7 @@ impl Database {
         // because the disk is full, RocksDB tries again until there is room, and the write would wait as long: hours, and
         // without a word.
         options.set_no_slowdown(true);
+        options.set_memtable_insert_hint_per_batch(true);
         let began = Instant::now();
         loop {
             match self.rocks()?.write_opt(WriteBatch::from_data(batch.data()), &options) {

@@ -349,8 +349,10 @@ impl KvMachine {
         let database = self.database();
         let family = database.family(STATE)?;
         let mut batch = WriteBatch::default();
-        let pairs = self.pending.iter().map(|(key, value)| (PAIR, key, value));
-        for (kind, key, value) in pairs.chain(rows.iter().map(|(key, value)| (ROW, key, value))) {
+        let mut pairs: Vec<_> = self.pending.iter().map(|(key, value)| (PAIR, key, value)).collect();
+        // RocksDB finds the place of a key faster beside the one before it.
+        pairs.sort_unstable_by_key(|(_, key, _)| *key);
+        for (kind, key, value) in pairs.into_iter().chain(rows.iter().map(|(key, value)| (ROW, key, value))) {
             match value {
                 Some(value) => batch.put_cf(&family, self.space.key(kind, key), value),
                 None => batch.delete_cf(&family, self.space.key(kind, key)),
