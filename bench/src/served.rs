@@ -97,6 +97,17 @@ impl Served {
         Ok(())
     }
 
+    /// Kills all nodes that run, at once, and waits until they are gone.
+    pub(crate) async fn bury_all(&mut self) -> Result<()> {
+        for process in self.nodes.iter().filter_map(|node| node.process.as_ref()) {
+            process.kill_now()?;
+        }
+        for node in 0..self.nodes.len() {
+            self.bury(node).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes a dead node's disk.
     pub(crate) fn wipe(&self, node: usize) -> Result<()> {
         let data = &self.nodes[node].data;

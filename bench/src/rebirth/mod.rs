@@ -26,6 +26,7 @@ use crate::steady;
 use crate::values::Values;
 use crate::world::keeper;
 use crate::writers::Writers;
+use reader::Fetched;
 use results::{html, ratios, text, Reborn, Row};
 
 /// Beside what a bare reader takes, in milliseconds: processes, sessions and a first write.
@@ -276,23 +277,27 @@ impl Point {
 
     /// Both of them, one after the other.
     async fn turn(&mut self, ours_first: bool) -> Result<Reborn> {
-        let before = if ours_first { None } else { Some(reader::fetch(&self.place).await?) };
+        let before = if ours_first { None } else { Some(self.fetch().await?) };
         let (ours, succession) = self.rebirth().await?;
         let fetched = match before {
             Some(fetched) => fetched,
-            None => reader::fetch(&self.place).await?,
+            None => self.fetch().await?,
         };
         let bare = fetched.took.as_secs_f64() * 1e3;
         Ok(Reborn { ours, bare, bytes: fetched.bytes, znodes: fetched.znodes, succession })
     }
 
+    /// What the bare reader does. Without nodes: a live leader may take another snapshot meanwhile, and delete what was
+    /// listed before it is read.
+    async fn fetch(&mut self) -> Result<Fetched> {
+        self.served.bury_all().await?;
+        reader::fetch(&self.place).await
+    }
+
     async fn rebirth(&mut self) -> Result<(f64, Succession)> {
         let Self { served, service, numbers, .. } = self;
+        served.bury_all().await?;
         for node in 0..2 {
-            served.process(node)?.kill_now()?;
-        }
-        for node in 0..2 {
-            served.bury(node).await?;
             served.wipe(node)?;
         }
         let from = Instant::now();
