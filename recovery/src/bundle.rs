@@ -1,9 +1,9 @@
 //! Requests of several callers as one transaction.
 //!
-//! A transaction of many groups' appends costs ZooKeeper and its client little more than that of one. Since it takes effect
-//! whole or not at all, its outcome is the outcome of each request in it, but for one case: where it is refused, one
-//! operation is named. The request with that operation is refused. Of the others it is known that nothing was done, and
-//! not whether they would have been refused as well: they are sent again, each by itself.
+//! A transaction of many groups' appends costs ZooKeeper and its client little more than that of one. Since it takes
+//! effect whole or not at all, its outcome is the outcome of each request in it, but for one case: where it is refused,
+//! one operation is named. The request with that operation is refused. Of the others it is known that nothing was done,
+//! and not whether they would have been refused as well: they are sent again, each by itself.
 //!
 //! A request may see what those before it in the same transaction do, as if they had been sent one after the other.
 

@@ -188,9 +188,9 @@ pub enum Urgency {
     Urgent,
     /// In the order given.
     Normal,
-    /// Appends and checks, which are many: in the order given, with the normal ones. Few transactions of them are on their
-    /// way at once, and those that wait share one ([`crate::bundle`]). Where that is refused because of another request, so
-    /// that nothing was done, this one is sent again by itself, behind what was sent meanwhile.
+    /// Appends and checks, which are many: in the order given, with the normal ones. Few transactions of them are on
+    /// their way at once, and those that wait share one ([`crate::bundle`]). Where that is refused because of another
+    /// request, so that nothing was done, this one is sent again by itself, behind what was sent meanwhile.
     Shared,
 }
 

@@ -11,6 +11,7 @@ pub mod model;
 pub mod path;
 #[doc(hidden)]
 pub mod planted;
+pub mod queue;
 pub mod reader;
 pub mod record;
 pub mod segment;

@@ -10,7 +10,6 @@
 //! on, so a connection may be found again as late after an outage as the outage was long.
 
 mod connection;
-mod queue;
 mod request;
 mod session;
 mod ticket;

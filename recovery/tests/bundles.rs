@@ -9,8 +9,8 @@ use bequest_recovery::keeper::{KeeperEvent, Outcome, Reason, Reply, Request, Req
 use rig::*;
 use std::time::Duration;
 
-/// A keeper that has one shared transaction under way at most, which the server does not answer until it is resumed: what
-/// is submitted meanwhile waits.
+/// A keeper that has one shared transaction under way at most, which the server does not answer until it is resumed:
+/// what is submitted meanwhile waits.
 async fn held_up(server: &ZooKeeperServer) -> (Rig, Proxy, RequestId) {
     let proxy = proxy(server).await;
     let mut narrow = config(proxy.address());

@@ -22,7 +22,7 @@ use super::machine::{Machine, MachineJob};
 use super::peers::Peers;
 use crate::error::{GroupError, NodeError, ProposeError, ReadError};
 use crate::replica::event::{Config, Effect, Effects, Event, GroupNumber, LinkEvent, Now, Token};
-use crate::replica::status::{GroupStatus, Mode, Role, SuccessionReport};
+use crate::replica::status::{GroupStatus, Mode, Role};
 use crate::replica::Core;
 use crate::wire::handshake::Identity;
 
@@ -337,7 +337,7 @@ impl RaftThread<'_> {
         let error = group.failure.clone().unwrap_or(error);
         tracing::error!(group = group.name, %error, "group stopped");
         group.machine.give(MachineJob::Stop);
-        let mut status = group.status.borrow().clone().unwrap_or_else(unknown_status);
+        let mut status = group.status.borrow().clone().unwrap_or_else(GroupStatus::unknown);
         status.role = Role::Stopped;
         status.mode = Mode::Fenced;
         status.reason = error.to_string();
@@ -359,7 +359,7 @@ impl RaftThread<'_> {
     fn end(self, end: &NodeState) {
         for group in self.groups.values() {
             group.machine.give(MachineJob::Stop);
-            let mut status = group.status.borrow().clone().unwrap_or_else(unknown_status);
+            let mut status = group.status.borrow().clone().unwrap_or_else(GroupStatus::unknown);
             status.role = Role::Stopped;
             status.mode = Mode::Fenced;
             status.leader = None;
@@ -372,28 +372,6 @@ impl RaftThread<'_> {
             }
             group.status.send_replace(Some(status));
         }
-    }
-}
-
-/// The status of a group that stopped before it had one.
-fn unknown_status() -> GroupStatus {
-    GroupStatus {
-        role: Role::Stopped,
-        term: 0,
-        leader: None,
-        mode: Mode::Fenced,
-        reason: String::new(),
-        last: 0,
-        commit: 0,
-        applied: 0,
-        snapshot: 0,
-        wal_bytes: 0,
-        wal_segments: 0,
-        busy: 0,
-        proposals: 0,
-        successions: 0,
-        succession: SuccessionReport::default(),
-        stopped: None,
     }
 }
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::engine::Engine;
-use super::event::Effect;
+use super::event::{Effect, Now};
 use super::replica::{Phase, Replica};
-use super::status::{GroupStatus, Mode, Role, SuccessionReport};
-use crate::error::GroupError;
+use super::status::{GroupStatus, Mode, Role};
 
 /// Counters alone are told no more often than this.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -22,41 +21,21 @@ struct Shape<'a> {
     reason: Cow<'a, str>,
 }
 
-/// What is told now and then.
-#[derive(Debug, PartialEq, Eq)]
-struct Figures<'a> {
-    last: u64,
-    commit: u64,
-    applied: u64,
-    snapshot: u64,
-    wal_bytes: u64,
-    wal_segments: u64,
-    busy: u64,
-    proposals: u64,
-    successions: u64,
-    succession: SuccessionReport,
-    stopped: Option<&'a GroupError>,
+/// What was told last.
+#[derive(Debug)]
+pub(super) struct Told {
+    at: Now,
+    /// Its figures are kept up to date.
+    status: GroupStatus,
+    /// Whether figures have changed since.
+    stale: bool,
 }
 
-impl<'a> Figures<'a> {
-    fn told(status: &'a GroupStatus) -> Self {
-        let GroupStatus { last, commit, applied, snapshot, wal_bytes, wal_segments, .. } = *status;
-        let GroupStatus { busy, proposals, successions, succession, .. } = *status;
-        let stopped = status.stopped.as_ref();
-        Self {
-            last,
-            commit,
-            applied,
-            snapshot,
-            wal_bytes,
-            wal_segments,
-            busy,
-            proposals,
-            successions,
-            succession,
-            stopped,
-        }
-    }
+/// Makes it so; whether it was not.
+fn set<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let changed = *place != value;
+    *place = value;
+    changed
 }
 
 impl Replica {
@@ -104,27 +83,32 @@ impl Replica {
         Shape { role, term: self.engine.as_ref().map_or(0, Engine::term), mode, reason }
     }
 
-    fn figures(&self) -> Figures<'_> {
+    /// Brings the figures in a status up to date; whether any of them changed.
+    fn count(&self, status: &mut GroupStatus) -> bool {
         let engine = self.engine.as_ref();
-        Figures {
-            last: engine.map_or(0, Engine::last),
-            commit: engine.map_or(0, Engine::commit),
-            applied: self.applied,
-            snapshot: self.pointer.0.newest.map_or(0, |newest| newest.index),
-            wal_bytes: engine.map_or(0, |engine| engine.log().bytes()),
-            wal_segments: match &self.phase {
-                Phase::Leader(leader) => leader.archive.segments(),
-                _ => 0,
-            },
-            busy: self.busy,
-            proposals: self.proposals,
-            successions: self.successions,
-            succession: self.report,
-            stopped: match &self.phase {
-                Phase::Stopped(error) => Some(error),
-                _ => None,
-            },
+        let (segments, stopped) = match &self.phase {
+            Phase::Leader(leader) => (leader.archive.segments(), None),
+            Phase::Stopped(error) => (0, Some(error)),
+            _ => (0, None),
+        };
+        let ended = status.stopped.as_ref() != stopped;
+        if ended {
+            status.stopped = stopped.cloned();
         }
+        let changed = [
+            set(&mut status.last, engine.map_or(0, Engine::last)),
+            set(&mut status.commit, engine.map_or(0, Engine::commit)),
+            set(&mut status.applied, self.applied),
+            set(&mut status.snapshot, self.pointer.0.newest.map_or(0, |newest| newest.index)),
+            set(&mut status.wal_bytes, engine.map_or(0, |engine| engine.log().bytes())),
+            set(&mut status.wal_segments, segments),
+            set(&mut status.busy, self.busy),
+            set(&mut status.proposals, self.proposals),
+            set(&mut status.successions, self.successions),
+            set(&mut status.succession, self.report),
+            ended,
+        ];
+        changed.contains(&true)
     }
 
     /// Whether the status told last has this shape, and names this leader.
@@ -146,40 +130,25 @@ impl Replica {
     /// Tells the status where it changed; `force`: in any case.
     pub(super) fn publish(&mut self, cx: &mut Context<'_>, force: bool) {
         // This ends every step of every replica concerned: nothing is built only to find that nothing changed.
-        let (shape, figures) = (self.shape(cx), self.figures());
-        let tell_at = match &self.status {
-            Some((at, told)) if !force && self.has_shape(told, &shape) => {
-                (Figures::told(told) != figures).then(|| *at + PAUSE)
-            }
-            _ => Some(cx.now),
+        let before = self.told.take();
+        let shape = self.shape(cx);
+        let kept = !force && before.as_ref().is_some_and(|told| self.has_shape(&told.status, &shape));
+        let mut told = before.unwrap_or_else(|| Told { at: cx.now, status: GroupStatus::unknown(), stale: false });
+        told.stale |= self.count(&mut told.status);
+        let tell_at = match kept {
+            true => told.stale.then(|| told.at + PAUSE),
+            false => Some(cx.now),
         };
         if tell_at.is_none_or(|at| at > cx.now) {
             self.tell_at = tell_at;
+            self.told = Some(told);
             return;
         }
         let Shape { role, term, mode, reason } = shape;
-        let Figures { last, commit, applied, snapshot, wal_bytes, wal_segments, .. } = figures;
-        let Figures { busy, proposals, successions, succession, stopped, .. } = figures;
-        let status = GroupStatus {
-            role,
-            term,
-            leader: self.leader(),
-            mode,
-            reason: reason.into_owned(),
-            last,
-            commit,
-            applied,
-            snapshot,
-            wal_bytes,
-            wal_segments,
-            busy,
-            proposals,
-            successions,
-            succession,
-            stopped: stopped.cloned(),
-        };
+        let reason = reason.into_owned();
+        let status = GroupStatus { role, term, leader: self.leader(), mode, reason, ..told.status };
         self.tell_at = None;
-        self.status = Some((cx.now, status.clone()));
-        cx.push(Effect::Status(self.number, Box::new(status)));
+        cx.push(Effect::Status(self.number, Box::new(status.clone())));
+        self.told = Some(Told { at: cx.now, status, stale: false });
     }
 }

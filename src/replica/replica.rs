@@ -13,9 +13,10 @@ use super::doubt::DoubtChange;
 use super::engine::Engine;
 use super::event::{Birth as BirthRecord, GroupNumber, Known, LocalGroup, NodeId, Now, Token};
 use super::lead::Leader;
+use super::publish::Told;
 use super::reading::Reading;
 use super::restoring::Restoring;
-use super::status::{GroupStatus, Role, SuccessionReport};
+use super::status::{Role, SuccessionReport};
 use super::succession::{Resigning, Sealing};
 use super::suspicion::Suspicion;
 use super::tail::Tailing;
@@ -127,7 +128,7 @@ pub(super) struct Replica {
     pub(super) proposals: u64,
     /// Last trouble, in words, for the status.
     pub(super) trouble: Option<String>,
-    pub(super) status: Option<(Now, GroupStatus)>,
+    pub(super) told: Option<Told>,
     /// When counters that changed since are told, if something else has the replica looked at.
     pub(super) tell_at: Option<Now>,
     pub(super) handing_over: bool,
@@ -171,7 +172,7 @@ impl Replica {
             busy: 0,
             proposals: 0,
             trouble: None,
-            status: None,
+            told: None,
             tell_at: None,
             handing_over: false,
             doubts: Vec::new(),

@@ -91,3 +91,27 @@ pub struct GroupStatus {
     /// Set when stopped.
     pub stopped: Option<GroupError>,
 }
+
+impl GroupStatus {
+    /// Of a group that stopped before it told anything.
+    pub(crate) fn unknown() -> Self {
+        Self {
+            role: Role::Stopped,
+            term: 0,
+            leader: None,
+            mode: Mode::Fenced,
+            reason: String::new(),
+            last: 0,
+            commit: 0,
+            applied: 0,
+            snapshot: 0,
+            wal_bytes: 0,
+            wal_segments: 0,
+            busy: 0,
+            proposals: 0,
+            successions: 0,
+            succession: SuccessionReport::default(),
+            stopped: None,
+        }
+    }
+}

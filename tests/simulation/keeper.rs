@@ -1,5 +1,6 @@
 //! Each process' client of ZooKeeper: its session and connection, the window, lost and late answers, expiry.
 
+mod bundles;
 mod connection;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -7,13 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bequest::replica::event::Event;
 use bequest_recovery::keeper::{KeeperEvent, Op, Outcome, Reply, Request, RequestId, SessionNumber, Urgency};
 use bequest_recovery::model::{Delivery, Late, Served, SessionId};
+use bequest_recovery::queue::{Parcel, Queue};
 use rand::Rng;
 
 use crate::blows::Blow;
 use crate::dice::{Organ, Part};
 use crate::mix::{Micros, MILLI, SECOND};
-use crate::queue::Queue;
+use crate::wal::checks_a_ballot;
 use crate::world::{Happening, Pid, World};
+use bundles::Bundles;
 
 /// What the ensemble grants.
 pub const SESSION_TIMEOUT: Micros = SECOND;
@@ -51,7 +54,8 @@ pub struct Client {
     pub number: u64,
     /// So many requests may be on their way at once.
     pub window: usize,
-    pub queue: Queue,
+    pub queue: Queue<RequestId>,
+    bundles: Bundles,
     outstanding: VecDeque<RequestId>,
     reported: BTreeSet<RequestId>,
     watching: BTreeSet<String>,
@@ -97,7 +101,8 @@ impl Client {
             connection: None,
             number: 0,
             window,
-            queue: Queue::new(shared),
+            queue: Queue::default(),
+            bundles: Bundles::new(shared),
             outstanding: VecDeque::new(),
             reported: BTreeSet::new(),
             watching: BTreeSet::new(),
@@ -158,6 +163,10 @@ impl World {
         if is_seal(&request) {
             client.seals.insert(id);
         }
+        if let (Urgency::Shared, Request::Multi(ops)) = (urgency, &request) {
+            let fences = ops.iter().filter(|op| checks_a_ballot(op)).count();
+            assert!(fences == 1 && ops.first().is_some_and(checks_a_ballot), "A1: not fenced: {ops:?}");
+        }
         client.queue.push(id, urgency, request);
         self.after(patience, Happening::Deadline(pid, id));
         self.flush(pid);
@@ -170,10 +179,13 @@ impl World {
             if client.outstanding.len() >= client.window {
                 return;
             }
-            let Some((id, request, count)) = client.queue.pop() else { return };
+            let bytes = |ops: &[Op]| ops.iter().map(Op::bytes).sum();
+            let Some(parcel) = client.queue.pop(client.bundles.room(), bytes) else { return };
+            let id = client.bundles.send(&parcel);
+            let Parcel { owners, request, .. } = parcel;
             client.watching.extend(watched(&request).cloned());
             client.outstanding.push_back(id);
-            if count > 1 {
+            if owners.len() > 1 {
                 self.counts.one("several requests sent as one transaction");
             }
             if self.zoo.attached(session).is_some() {
@@ -307,7 +319,7 @@ impl World {
     fn keeper_answered(&mut self, pid: Pid, id: RequestId, outcome: Outcome) {
         let Some(client) = self.keeper(pid) else { return };
         let session = SessionNumber(client.number);
-        let (known, again) = client.queue.answered(id, outcome);
+        let (known, again) = client.bundles.answered(id, outcome);
         let count = again.len();
         for (id, ops) in again {
             // What was given up meanwhile is not sent again.
@@ -334,8 +346,8 @@ impl World {
             return;
         }
         let client = &mut process.keeper;
-        let was_queued = client.queue.forget(id);
-        let sent = (client.outstanding.contains(&id) || client.queue.sent(id)) && client.reported.insert(id);
+        let was_queued = client.queue.retain(|queued| *queued != id) > 0;
+        let sent = (client.outstanding.contains(&id) || client.bundles.carry(id)) && client.reported.insert(id);
         if was_queued || sent {
             self.counts.one("request given up by its client");
             self.report_unknown(pid, id, "deadline");

@@ -41,7 +41,6 @@ mod pairs;
 #[cfg(planted)]
 mod planted;
 mod process;
-mod queue;
 #[cfg(not(planted))]
 mod replayed;
 #[cfg(not(planted))]

@@ -1,12 +1,12 @@
 //! The task that owns the client: connects, serves one session after the other, and never gives up.
 
-use super::queue::Queue;
-use super::request::chroot_bytes;
+use super::request::{chroot_bytes, frame_bytes};
 use super::session::{Happening, Outstanding};
-use super::ticket::{Desk, Submission};
+use super::ticket::{Desk, Submission, Ticket};
 use super::Config;
 use crate::address::{Address, Server};
 use crate::keeper::KeeperEvent;
+use crate::queue::Queue;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(super) struct Connection {
     config: Config,
     desk: Arc<Desk>,
     inbox: mpsc::UnboundedReceiver<Submission>,
-    queue: Queue,
+    queue: Queue<Ticket>,
     // The last trouble reported, so that each is reported once.
     trouble: Option<String>,
 }
@@ -104,7 +104,7 @@ impl Connection {
                     if count == 0 {
                         return None;
                     }
-                    batch.drain(..).for_each(|submission| self.queue.push(submission));
+                    batch.drain(..).for_each(|submission| self.enqueue(submission));
                     alarm = self.give_up_without_session();
                 }
                 () = wait_until(alarm) => alarm = self.give_up_without_session(),
@@ -114,7 +114,27 @@ impl Connection {
 
     fn give_up_without_session(&mut self) -> Option<Instant> {
         let wait = self.config.session_wait;
-        self.queue.give_up(Instant::now(), |ticket| ticket.deadline.min(ticket.submitted + wait), "there is no session")
+        self.give_up(|ticket| ticket.deadline.min(ticket.submitted + wait), "there is no session")
+    }
+
+    /// Reports as unknown every request not sent whose `limit` is reached; returns the next limit. Limits ascend in the
+    /// order of submission.
+    fn give_up(&mut self, limit: impl Fn(&Ticket) -> Instant, cause: &str) -> Option<Instant> {
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        let reached = self
+            .queue
+            .take_due(|ticket| limit(ticket) <= now, |ticket| next = next.into_iter().chain([limit(ticket)]).min());
+        reached.into_iter().for_each(|ticket| ticket.unknown(cause));
+        next
+    }
+
+    /// Takes a request in; one that was too many is answered at once.
+    fn enqueue(&mut self, Submission { ticket, urgency, request }: Submission) {
+        match request {
+            Some(request) => self.queue.push(ticket, urgency, request),
+            None => ticket.unknown("too many requests are waiting"),
+        }
     }
 
     async fn serve(&mut self, client: Arc<Client>) -> End {
@@ -128,7 +148,7 @@ impl Connection {
         };
         let session = self.desk.session();
         let watched = outstanding.end(cause).await;
-        self.queue.clear(cause);
+        self.queue.drain().into_iter().for_each(|ticket| ticket.unknown(cause));
         if let End::Over(_) = end {
             watched.into_iter().for_each(|path| self.desk.emit(KeeperEvent::Changed { path }));
             self.desk.emit(KeeperEvent::Expired { session });
@@ -152,7 +172,8 @@ impl Connection {
             }
             while outstanding.len() < self.config.window.max(1) {
                 let room = outstanding.shared() < self.config.window_shared.max(1);
-                let Some(parcel) = self.queue.pop(room, chroot_bytes(client.path())) else { break };
+                let chroot = chroot_bytes(client.path());
+                let Some(parcel) = self.queue.pop(room, |ops| frame_bytes(chroot, ops)) else { break };
                 outstanding.launch(parcel).await;
             }
             tokio::select! {
@@ -172,7 +193,7 @@ impl Connection {
                     for submission in batch.drain(..) {
                         // Deadlines ascend, so the first of them is the next.
                         alarm = alarm.or(Some(submission.ticket.deadline));
-                        self.queue.push(submission);
+                        self.enqueue(submission);
                     }
                 }
                 () = wait_until(alarm) => alarm = self.expire(outstanding),
@@ -203,9 +224,8 @@ impl Connection {
 
     /// Reports as unknown what has passed its deadline, sent or not; returns the next deadline.
     fn expire(&mut self, outstanding: &mut Outstanding) -> Option<Instant> {
-        let now = Instant::now();
-        let queued = self.queue.give_up(now, |ticket| ticket.deadline, "not sent until the deadline");
-        queued.into_iter().chain(outstanding.expire(now)).min()
+        let queued = self.give_up(|ticket| ticket.deadline, "not sent until the deadline");
+        queued.into_iter().chain(outstanding.expire(Instant::now())).min()
     }
 
     fn connected(&self, client: &Client) {

@@ -1,11 +1,11 @@
 //! One session: what is outstanding on it, and what it is told.
 
-use super::queue::Parcel;
 use super::request::{carry, poll_guarded, Answer};
 use super::ticket::Ticket;
 use super::watches::Watches;
 use crate::bundle::Bundle;
 use crate::keeper::{Op, Outcome};
+use crate::queue::Parcel;
 use std::collections::VecDeque;
 use std::future::{poll_fn, Future};
 use std::pin::Pin;
@@ -63,12 +63,14 @@ pub(super) struct Outstanding {
     client: Arc<Client>,
     acls: Acls<'static>,
     flights: VecDeque<Flight>,
+    /// Flights with a bundle.
+    shared: usize,
     watches: Watches,
 }
 
 impl Outstanding {
     pub(super) fn new(client: Arc<Client>, acls: Acls<'static>) -> Self {
-        Self { client, acls, flights: VecDeque::new(), watches: Watches::default() }
+        Self { client, acls, flights: VecDeque::new(), shared: 0, watches: Watches::default() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -77,15 +79,16 @@ impl Outstanding {
 
     /// How many of them may be of several requests.
     pub(super) fn shared(&self) -> usize {
-        self.flights.iter().filter(|flight| flight.bundle.is_some()).count()
+        self.shared
     }
 
     /// Hands a request to the client before this returns: the order of calls is the order of sending.
-    pub(super) async fn launch(&mut self, parcel: Parcel) {
-        let Parcel { tickets, request, bundle } = parcel;
+    pub(super) async fn launch(&mut self, parcel: Parcel<Ticket>) {
+        let Parcel { owners, request, bundle } = parcel;
+        self.shared += usize::from(bundle.is_some());
         // The client takes a request when its method is called, which is when the future is polled first.
         let future = Box::pin(carry(Arc::clone(&self.client), self.acls, request));
-        let tickets = tickets.into_iter().map(Some).collect();
+        let tickets = owners.into_iter().map(Some).collect();
         let mut flight = Flight { tickets, bundle, state: State::Pending(future) };
         poll_fn(|context| {
             // An answer that is there at once waits for its turn like any other.
@@ -110,6 +113,7 @@ impl Outstanding {
         let Some(Flight { tickets, bundle, state: State::Ready(answer) }) = self.flights.pop_front() else {
             return Happening::Answered(Vec::new());
         };
+        self.shared -= usize::from(bundle.is_some());
         let broken = answer.broken;
         let again = self.settle(tickets, bundle, answer);
         if broken {

@@ -39,7 +39,7 @@ impl World {
             if done.contains(&name) {
                 self.counts.one("lost reply of an applied write");
             }
-            let lost = self.keeper(pid).map_or_else(Vec::new, |client| client.queue.lost(name));
+            let lost = self.keeper(pid).map_or_else(Vec::new, |client| client.bundles.lost(name));
             for id in lost.into_iter().filter(|id| !reported.contains(id)) {
                 self.report_unknown(pid, id, "connection lost");
             }
