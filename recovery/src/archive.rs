@@ -55,6 +55,8 @@ enum Kind {
     Pins,
     Pin(u64),
     Manifest((u64, u64)),
+    /// What a bucket of a sealed WAL holds.
+    Bucket(WalName, u64),
     CreateChunk([u8; 32]),
     ReadChunk([u8; 32]),
     CreateManifest,
@@ -320,6 +322,7 @@ impl Archive {
                 | Kind::Pins
                 | Kind::Pin(_)
                 | Kind::Manifest(_)
+                | Kind::Bucket(..)
                 | Kind::Epoch),
                 reply,
             ) => self.list_read(kind, session, reply),

@@ -1,7 +1,7 @@
 //! Names of the znodes, all of them deterministic.
 
 /// Segments and marks one bucket holds at most.
-pub const BUCKET_SEGMENTS: u64 = 4096;
+pub const BUCKET_SEGMENTS: u64 = 256;
 
 /// Parent of the nodes' registrations.
 pub const NODES: &str = "/nodes";

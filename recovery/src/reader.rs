@@ -5,7 +5,11 @@
 //! [`End::Again`]. Nothing that looks missing, short or damaged is believed before another such transaction on the same
 //! session succeeded, for once somebody else sealed, archive and WALs change under the reader.
 //!
-//! The reader decides and never acts: it hands out requests and is told their outcomes.
+//! The reader decides and never acts: it hands out requests and is told their outcomes. A session's requests are served in
+//! the order in which they were sent, so what a pass begins with can be asked for right behind the transaction that opens
+//! it, and the one that ends it right behind the last read.
+
+mod listing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -18,6 +22,8 @@ use crate::path::{self, GroupPaths, WalName};
 use crate::planted;
 use crate::record::{self, Manifest, Pointer, SnapshotName, Uuid};
 use crate::segment;
+use listing::Listing;
+pub use listing::WalInventory;
 
 /// Requests of one pass outstanding at once; well below the session's window, which all groups share.
 const IN_FLIGHT_MAX: usize = 32;
@@ -62,15 +68,6 @@ pub struct Tail {
     pub pointer: (Pointer, i32),
     /// Bytes read.
     pub bytes: u64,
-}
-
-/// The segments and the mark of one WAL, as listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WalInventory {
-    /// The WAL.
-    pub name: WalName,
-    /// First index and bucket of each, ascending.
-    pub items: VecDeque<(u64, u64)>,
 }
 
 /// A place in a WAL where a segment or mark may be created.
@@ -151,8 +148,9 @@ pub struct Reader {
     waiting: BTreeMap<u64, Query>,
     queue: VecDeque<Query>,
     pointer: Option<(Pointer, i32)>,
-    wals: Option<BTreeMap<WalName, BTreeSet<(u64, u64)>>>,
-    listing: usize,
+    listing: Option<Listing>,
+    /// The WAL whose buckets were asked for before it was known which there are.
+    ahead: Option<WalName>,
     base: Position,
     snapshot: Option<Manifest>,
     plan: Vec<Item>,
@@ -166,29 +164,50 @@ impl Reader {
     /// Begins a pass. `opened` names the session on which a transaction that checks or sets this very ballot version
     /// has just succeeded, if there was one: it opens the pass.
     pub fn new(pass: Pass, opened: Option<SessionNumber>) -> (Self, Vec<Ask>) {
+        let first = match opened {
+            None if !planted!(PassWithoutOpening) => vec![Query::Open],
+            _ => vec![Query::Pointer, Query::Wals],
+        };
+        Self::begin(pass, opened, None, first)
+    }
+
+    /// Begins a pass whose opening transaction was just sent, with urgency, on the same client; `newest` is the WAL that
+    /// is likely the last one. No outcome may be given to it before [`Reader::open`].
+    pub fn ahead(pass: Pass, newest: WalName) -> (Self, Vec<Ask>) {
+        Self::begin(pass, None, Some(newest), vec![Query::Pointer, Query::Wals, Query::Buckets(newest)])
+    }
+
+    fn begin(
+        pass: Pass,
+        session: Option<SessionNumber>,
+        ahead: Option<WalName>,
+        first: Vec<Query>,
+    ) -> (Self, Vec<Ask>) {
         let mut reader = Self {
             base: pass.committed,
             pass,
-            session: opened,
+            session,
             tags: 0,
             waiting: BTreeMap::new(),
-            queue: VecDeque::new(),
+            queue: first.into(),
             pointer: None,
-            wals: None,
-            listing: 0,
+            listing: None,
+            ahead,
             snapshot: None,
             plan: Vec::new(),
             unread: 0,
             bytes: 0,
             verdict: None,
         };
-        match opened {
-            Some(_) => reader.queue.extend([Query::Pointer, Query::Wals]),
-            None if planted!(PassWithoutOpening) => reader.queue.extend([Query::Pointer, Query::Wals]),
-            None => reader.queue.push_back(Query::Open),
-        }
         let asks = reader.ask();
         (reader, asks)
+    }
+
+    /// The opening transaction succeeded, on this session. What `pass` says may have moved on since it was sent.
+    pub fn open(&mut self, pass: Pass, session: SessionNumber) {
+        self.base = pass.committed;
+        self.pass = pass;
+        self.session = Some(session);
     }
 
     /// Takes the outcome of a request of this pass.
@@ -270,6 +289,9 @@ impl Reader {
             (Query::Close, Reply::Done) => return self.verdict.take(),
             (Query::Pointer, Reply::Data(data)) => self.took_pointer(data.map(|(bytes, stat)| (bytes, stat.version))),
             (Query::Wals, Reply::Children(names)) => self.took_wals(names),
+            (Query::Buckets(_), _) if self.listing.is_none() => {
+                return Some(End::Again("answers in another order than the requests".into()))
+            }
             (Query::Buckets(wal), Reply::Children(names)) => self.took_buckets(wal, names),
             (Query::Names(wal, bucket), Reply::Children(names)) => self.took_names(wal, bucket, names),
             (Query::Manifest, Reply::Data(data)) => self.took_manifest(data.map(|(bytes, _)| bytes)),
@@ -312,61 +334,66 @@ impl Reader {
     fn took_wals(&mut self, names: Option<Vec<String>>) {
         let path = self.pass.paths.wals();
         let Some(names) = names else { return self.damaged(path, 0, "missing", false) };
-        let mut wals = BTreeMap::new();
+        let mut wals = Vec::new();
         for name in names {
             let Some(wal) = WalName::parse(&name) else {
                 return self.damaged(format!("{path}/{name}"), 0, "name not understood", false);
             };
             // A WAL of the sealed term or above is this reader's own, or of somebody who fenced it.
             if self.pass.sealed.is_none_or(|term| wal.term < term) {
-                wals.insert(wal, BTreeSet::new());
-                self.queue.push_back(Query::Buckets(wal));
-                self.listing += 1;
+                wals.push(wal);
             }
         }
-        self.wals = Some(wals);
+        self.queue.extend(wals.iter().filter(|wal| self.ahead != Some(**wal)).map(|wal| Query::Buckets(*wal)));
+        // Where a snapshot must be restored, or may have to be, its index is not known yet.
+        let all = self.pass.restore || self.pass.committed.index == 0;
+        self.listing = Some(Listing::new(wals, (!all).then_some(self.pass.committed.index)));
         self.listed();
     }
 
     fn took_buckets(&mut self, wal: WalName, names: Option<Vec<String>>) {
         let path = self.pass.paths.wal(wal);
+        let Some(listing) = &mut self.listing else { return };
+        if !listing.has(wal) {
+            return;
+        }
         let Some(names) = names else { return self.damaged(path, 0, "missing", false) };
+        let mut buckets = BTreeSet::new();
         for name in names {
             match path::number(&name, 10) {
-                Some(bucket) => {
-                    self.queue.push_back(Query::Names(wal, bucket));
-                    self.listing += 1;
-                }
+                Some(bucket) => buckets.insert(bucket),
                 None => return self.damaged(format!("{path}/{name}"), 0, "name not understood", false),
-            }
+            };
         }
-        self.listing -= 1;
+        let next = listing.buckets(wal, buckets);
+        self.queue.extend(next.into_iter().map(|bucket| Query::Names(wal, bucket)));
         self.listed();
     }
 
     fn took_names(&mut self, wal: WalName, bucket: u64, names: Option<Vec<String>>) {
         let path = self.pass.paths.bucket(wal, bucket * path::BUCKET_SEGMENTS);
-        let Some(names) = names else { return self.damaged(path, 0, "missing", false) };
+        let (Some(names), Some(listing)) = (names, &mut self.listing) else {
+            return self.damaged(path, 0, "missing", false);
+        };
+        let mut firsts = Vec::new();
         for name in names {
             match path::number(&name, 20).filter(|first| *first > 0) {
-                Some(first) => {
-                    if let Some(items) = self.wals.as_mut().and_then(|wals| wals.get_mut(&wal)) {
-                        items.insert((first, bucket));
-                    }
-                }
+                Some(first) => firsts.push(first),
                 None => return self.damaged(format!("{path}/{name}"), 0, "name not understood", false),
             }
         }
-        self.listing -= 1;
+        let next = listing.names(wal, bucket, firsts);
+        self.queue.extend(next.into_iter().map(|bucket| Query::Names(wal, bucket)));
         self.listed();
     }
 
-    /// Once everything is listed: decide where to begin.
+    /// Once everything is listed that is needed: decide where to begin.
     fn listed(&mut self) {
-        if self.listing > 0 || self.wals.is_none() || self.pointer.is_none() || !self.plan.is_empty() {
+        let Some(listing) = self.listing.as_ref().filter(|listing| listing.is_complete()) else { return };
+        if self.pointer.is_none() || !self.plan.is_empty() {
             return;
         }
-        let first = self.wals.iter().flatten().find_map(|(_, items)| items.first()).map_or(1, |(first, _)| *first);
+        let first = listing.first().unwrap_or(1);
         let newest = self.snapshot_name();
         let needed = self.pass.restore
             || self.pass.committed.index + 1 < first
@@ -403,23 +430,25 @@ impl Reader {
 
     /// Chooses what to read: everything that reaches beyond the base, and each WAL's last.
     fn choose(&mut self) {
-        let wals = self.wals.iter().flatten();
-        let skipped = if planted!(OlderWalSkipped) { wals.clone().count().saturating_sub(2) } else { 0 };
-        for (wal, items) in wals.skip(skipped) {
+        let wals: Vec<_> = self.listing.iter().flat_map(Listing::items).collect();
+        let skipped = if planted!(OlderWalSkipped) { wals.len().saturating_sub(2) } else { 0 };
+        for (wal, items) in wals.into_iter().skip(skipped) {
             let mut items = items.iter().peekable();
             while let Some((first, bucket)) = items.next() {
                 let next = items.peek().map(|(first, _)| *first);
                 // By its name alone the last one's end, or whether it is a mark, cannot be told.
                 if next.is_none_or(|next| next > self.base.index + 1) {
-                    let item = Item { wal: *wal, first: *first, bucket: *bucket, last: next.is_none(), decoded: None };
+                    let item = Item { wal, first: *first, bucket: *bucket, last: next.is_none(), decoded: None };
                     self.queue.push_back(Query::Segment(self.plan.len()));
                     self.plan.push(item);
                 }
             }
         }
         self.unread = self.plan.len();
-        if self.unread == 0 {
-            self.finish();
+        match self.unread {
+            0 => self.finish(),
+            // It is served after them, whatever they turn out to be.
+            _ => self.queue.push_back(Query::Close),
         }
     }
 
@@ -475,14 +504,7 @@ impl Reader {
     }
 
     fn tail(&mut self, chain: Chain) -> Tail {
-        let (mut wals, mut empty) = (Vec::new(), Vec::new());
-        for (name, items) in self.wals.take().unwrap_or_default() {
-            if items.is_empty() {
-                empty.push(name);
-            } else {
-                wals.push(WalInventory { name, items: items.into_iter().collect() });
-            }
-        }
+        let (wals, empty) = self.listing.take().map(Listing::inventories).unwrap_or_default();
         Tail {
             base: self.base,
             snapshot: self.snapshot.take(),
@@ -506,7 +528,10 @@ impl Reader {
         if self.verdict.is_none() {
             self.verdict = Some(verdict);
             self.queue.clear();
-            self.queue.push_back(Query::Close);
+            // One that was sent was sent behind everything that has been answered.
+            if !self.waiting.values().any(|query| matches!(query, Query::Close)) {
+                self.queue.push_back(Query::Close);
+            }
         }
     }
 }

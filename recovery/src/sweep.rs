@@ -46,11 +46,14 @@ impl Inventory {
     /// Before the first append the last sealed WAL has no mark yet; with it, it got one at this place.
     pub(crate) fn marked(&mut self, wal: WalName, bucket: u64, index: u64) {
         match self.sealed.back_mut().filter(|last| last.name == wal) {
-            Some(last) => last.items.push_back((index, bucket)),
+            Some(last) => {
+                last.items.insert((index, bucket));
+            }
             // The root WAL of genesis held nothing before.
             None => {
                 self.empty.retain(|empty| *empty != wal);
-                self.sealed.push_back(WalInventory { name: wal, items: [(index, bucket)].into() });
+                let items = [(index, bucket)].into();
+                self.sealed.push_back(WalInventory { name: wal, items, unlisted: BTreeSet::new() });
             }
         }
     }
@@ -59,9 +62,22 @@ impl Inventory {
         self.current.extend(segments);
     }
 
-    /// Segments and marks that are there.
+    /// Segments and marks that are there, or a little more until everything was listed.
     pub(crate) fn segments(&self) -> u64 {
-        self.sealed.iter().map(|wal| wal.items.len() as u64).sum::<u64>() + self.current.len() as u64
+        self.sealed.iter().map(WalInventory::count).sum::<u64>() + self.current.len() as u64
+    }
+
+    /// Buckets of sealed WALs whose content is not known yet, because it was of no use to whoever took over.
+    pub(crate) fn unlisted(&self) -> Vec<(WalName, u64)> {
+        self.sealed.iter().flat_map(|wal| wal.unlisted.iter().map(|bucket| (wal.name, *bucket))).collect()
+    }
+
+    /// What such a bucket holds: only the leader changes it.
+    pub(crate) fn listed(&mut self, name: WalName, bucket: u64, firsts: impl IntoIterator<Item = u64>) {
+        let Some(wal) = self.sealed.iter_mut().find(|wal| wal.name == name) else { return };
+        if wal.unlisted.remove(&bucket) {
+            wal.items.extend(firsts.into_iter().map(|first| (first, bucket)));
+        }
     }
 
     /// Takes out what the snapshot at `previous` makes superfluous; returns the transactions that delete it, in order.
@@ -114,20 +130,22 @@ fn trim_sealed(paths: &GroupPaths, wal: &mut WalInventory, covered: u64, batches
     let name = wal.name;
     let path = |first, bucket| paths.segment(name, bucket * BUCKET_SEGMENTS, first);
     let bucket_path = |bucket| paths.bucket(name, bucket * BUCKET_SEGMENTS);
-    while let (Some((first, bucket)), Some((next, next_bucket))) =
-        (wal.items.front().copied(), wal.items.get(1).copied())
-    {
+    // Oldest first: what lies before the first known item is not known.
+    if !wal.unlisted.is_empty() {
+        return false;
+    }
+    while let Some(((first, bucket), (next, next_bucket))) = first_two(&wal.items) {
         if next - 1 > covered {
             return false;
         }
-        wal.items.pop_front();
+        wal.items.pop_first();
         let mut ops = vec![delete(path(first, bucket))];
         if next_bucket != bucket {
             ops.push(delete(bucket_path(bucket)));
         }
         batches.add(ops);
     }
-    match wal.items.front().copied() {
+    match wal.items.first().copied() {
         Some((mark, bucket)) if mark - 1 <= covered => {
             batches.alone(vec![delete(path(mark, bucket)), delete(bucket_path(bucket)), delete(paths.wal(name))]);
             true
@@ -135,6 +153,11 @@ fn trim_sealed(paths: &GroupPaths, wal: &mut WalInventory, covered: u64, batches
         Some(_) => false,
         None => true,
     }
+}
+
+fn first_two(items: &BTreeSet<(u64, u64)>) -> Option<((u64, u64), (u64, u64))> {
+    let mut items = items.iter().copied();
+    items.next().zip(items.next())
 }
 
 /// Manifests and chunks that neither named nor pinned snapshots need.

@@ -27,14 +27,15 @@ use crate::replica::event::{Event, Incarnation, LinkEvent, NodeId};
 use crate::wire::frame::{FrameError, FRAME_BYTES_MAX};
 use crate::wire::handshake::{HandshakeError, Hello, Identity};
 
-const BACK_OFF_MIN: Duration = Duration::from_millis(10);
+// A killed process closes its sockets one by one within milliseconds, so the first attempts may still be accepted. Whether
+// it is gone is to be known at once after that: every millisecond of it is one without a leader.
+const BACK_OFF_MIN: Duration = Duration::from_millis(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 // A link that held this long was a good one: when it ends the next attempt is made at once.
 const GOOD_LINK_MIN: Duration = Duration::from_secs(1);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
-// How long after a link's end a refusal is still waited for. A killed process closes its sockets one by one, so the
-// first attempts may still be accepted.
+// How long after a link's end a refusal is still waited for.
 const SUSPICION_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 // Peers a node can have: far more than a cluster of groups of seven needs, and a bound for what is kept per peer.

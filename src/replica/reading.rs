@@ -3,11 +3,11 @@
 use bequest_recovery::entry::Position;
 use bequest_recovery::keeper::{Outcome, SessionNumber, Urgency};
 use bequest_recovery::planted;
-use bequest_recovery::reader::{End, Pass, Reader, Tail};
+use bequest_recovery::reader::{self, End, Pass, Reader, Tail};
 
 use super::context::Context;
 use super::event::Now;
-use super::replica::{Ask, Phase, Replica, RETRY};
+use super::replica::{Ask, Phase, Replica, Seen, RETRY};
 use super::succession::Won;
 use crate::error::GroupError;
 
@@ -21,8 +21,6 @@ const SNAPSHOT_TRIES: u32 = 2;
 pub(super) struct Reading {
     /// `None`: an observer.
     pub(super) won: Option<Won>,
-    /// Version the observer's pass is bound to.
-    version: i32,
     reader: Option<Reader>,
     pub(super) retry_at: Option<Now>,
     tries: u32,
@@ -47,15 +45,28 @@ impl Reading {
 impl Replica {
     /// Reads as an observer: at birth, or because this node fell behind.
     pub(super) fn observe_wals(&mut self, cx: &mut Context<'_>) {
-        self.begin_reading(cx, None, None);
+        self.begin_reading(cx, None, None, None);
     }
 
-    /// Reads what is sealed. `opened` is the session on which the seal itself succeeded.
-    pub(super) fn read_sealed(&mut self, cx: &mut Context<'_>, won: Won, opened: Option<SessionNumber>) {
-        self.begin_reading(cx, Some(won), opened);
+    /// Reads what is sealed. `opened` is the session on which the seal itself succeeded, `ahead` a pass that was begun
+    /// right behind it.
+    pub(super) fn read_sealed(
+        &mut self,
+        cx: &mut Context<'_>,
+        won: Won,
+        opened: Option<SessionNumber>,
+        ahead: Option<Reader>,
+    ) {
+        self.begin_reading(cx, Some(won), opened, ahead);
     }
 
-    fn begin_reading(&mut self, cx: &mut Context<'_>, won: Option<Won>, opened: Option<SessionNumber>) {
+    fn begin_reading(
+        &mut self,
+        cx: &mut Context<'_>,
+        won: Option<Won>,
+        opened: Option<SessionNumber>,
+        ahead: Option<Reader>,
+    ) {
         // Peers are not heard while a pass reads, and it begins where this log is known to be committed: whatever came
         // with the very message that led here goes into the log first.
         if !planted!(PassBehindWhatIsCommitted) {
@@ -66,7 +77,6 @@ impl Replica {
         }
         let reading = Reading {
             won,
-            version: 0,
             reader: None,
             retry_at: None,
             tries: 0,
@@ -75,8 +85,14 @@ impl Replica {
             damaged: None,
             passes: 0,
         };
-        self.enter(Phase::Reading(Box::new(reading)));
-        self.pass(cx, opened);
+        let pass = self.pass_of(reading.won.as_ref().map(|won| &won.seen));
+        let (Some(mut ahead), Some(session), Some(pass)) = (ahead, opened, pass) else {
+            self.enter(Phase::Reading(Box::new(reading)));
+            return self.pass(cx, opened);
+        };
+        ahead.open(pass, session);
+        // Not by `enter`: the answers it waits for are those to what was asked before.
+        self.phase = Phase::Reading(Box::new(Reading { reader: Some(ahead), passes: 1, ..reading }));
     }
 
     /// The position up to which the local log needs no reading, and whether the machine cannot go on from it.
@@ -109,35 +125,41 @@ impl Replica {
         }
     }
 
+    /// What a pass of the holder of this ballot, or of an observer, has to read.
+    pub(super) fn pass_of(&self, sealed: Option<&Seen>) -> Option<Pass> {
+        let (committed, restore) = self.local_reach();
+        let (uuid, seen) = (self.uuid()?, self.seen.as_ref()?);
+        let version = sealed.map_or(seen.version, |sealed| sealed.version - i32::from(planted!(ReadBeforeSeal)));
+        let sealed = sealed.map(|sealed| sealed.ballot.term);
+        Some(Pass { paths: self.paths.clone(), uuid, version, sealed, committed, restore, previous: false })
+    }
+
     /// Begins one pass.
     fn pass(&mut self, cx: &mut Context<'_>, opened: Option<SessionNumber>) {
-        let (committed, restore) = self.local_reach();
-        let (Some(uuid), Some(seen)) = (self.uuid(), self.seen.as_ref()) else { return };
-        let seen_version = seen.version;
-        let paths = self.paths.clone();
+        let Phase::Reading(reading) = &self.phase else { return };
+        let Some(pass) = self.pass_of(reading.won.as_ref().map(|won| &won.seen)) else { return };
         self.epoch += 1;
         let Phase::Reading(reading) = &mut self.phase else { return };
         reading.retry_at = None;
         reading.passes += 1;
-        reading.version =
-            reading.won.as_ref().map_or(seen_version, |won| won.seen.version - i32::from(planted!(ReadBeforeSeal)));
-        let pass = Pass {
-            paths,
-            uuid,
-            version: reading.version,
-            sealed: reading.won.as_ref().map(|won| won.seen.ballot.term),
-            committed,
-            restore,
-            previous: reading.previous,
-        };
-        let (reader, asks) = Reader::new(pass, opened);
+        let (reader, asks) = Reader::new(Pass { previous: reading.previous, ..pass }, opened);
         reading.reader = Some(reader);
         self.ask_pass(cx, asks);
     }
 
-    fn ask_pass(&self, cx: &mut Context<'_>, asks: Vec<bequest_recovery::reader::Ask>) {
-        let sealed = matches!(&self.phase, Phase::Reading(reading) if reading.won.is_some());
-        let urgency = if sealed { Urgency::Urgent } else { Urgency::Normal };
+    fn ask_pass(&self, cx: &mut Context<'_>, asks: Vec<reader::Ask>) {
+        match &self.phase {
+            Phase::Reading(reading) if reading.won.is_some() => self.ask_sealed(cx, asks),
+            _ => self.ask_as(cx, Urgency::Normal, asks),
+        }
+    }
+
+    /// Asks for what is sealed, or about to be: in the order of the seal, and before everything else.
+    pub(super) fn ask_sealed(&self, cx: &mut Context<'_>, asks: Vec<reader::Ask>) {
+        self.ask_as(cx, Urgency::Urgent, asks);
+    }
+
+    fn ask_as(&self, cx: &mut Context<'_>, urgency: Urgency, asks: Vec<reader::Ask>) {
         for ask in asks {
             self.call(cx, urgency, Ask::Pass(ask.tag), ask.request);
         }
@@ -166,7 +188,12 @@ impl Replica {
     }
 
     pub(super) fn pass_outcome(&mut self, cx: &mut Context<'_>, tag: u64, session: SessionNumber, outcome: Outcome) {
-        let Phase::Reading(reading) = &mut self.phase else { return };
+        let reading = match &mut self.phase {
+            Phase::Reading(reading) => reading,
+            // Given up by the client before the seal's outcome was known.
+            Phase::Sealing(sealing) => return sealing.ahead = None,
+            _ => return,
+        };
         let Some(reader) = &mut reading.reader else { return };
         let (asks, end) = reader.take(tag, session, outcome);
         self.ask_pass(cx, asks);

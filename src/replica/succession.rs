@@ -8,7 +8,7 @@ use bequest_recovery::ballot::{seal, seal_refused, vacate, SealRefused};
 use bequest_recovery::keeper::{Outcome, Reason, Request, SessionNumber, Urgency};
 use bequest_recovery::path::WalName;
 use bequest_recovery::planted;
-use bequest_recovery::reader::Tail;
+use bequest_recovery::reader::{Reader, Tail};
 use bequest_recovery::record::{Ballot, FORMAT};
 
 use super::context::Context;
@@ -41,6 +41,9 @@ pub(super) struct Sealing {
     outstanding: bool,
     /// Refused at the ballot: reading whose it is.
     reading: bool,
+    /// The pass that began right behind the first attempt: ZooKeeper serves it after the seal, so it counts if that attempt
+    /// wins. Not there any more once that is not to be expected.
+    pub(super) ahead: Option<Reader>,
     pub(super) retry_at: Option<Now>,
 }
 
@@ -88,6 +91,7 @@ impl Replica {
             vacant: false,
             served: false,
         };
+        let newest = WalName { term: seen.ballot.term, node: seen.ballot.node };
         let report =
             SuccessionReport { detect: cx.now.since(self.suspicion.last_heard()), ..SuccessionReport::default() };
         let sealing = Sealing {
@@ -97,6 +101,7 @@ impl Replica {
             began: cx.now,
             outstanding: false,
             reading: false,
+            ahead: None,
             retry_at: None,
         };
         if matches!(cause, Cause::Silent | Cause::Denied) {
@@ -106,10 +111,19 @@ impl Replica {
         self.trust_all();
         if planted!(ReadBeforeSeal) {
             let won = Won { seen: sealing.seen, stage: cx.now, report };
-            return self.read_sealed(cx, won, cx.facts.session);
+            return self.read_sealed(cx, won, cx.facts.session, None);
         }
+        let sealed = Seen::clone(&sealing.seen);
         self.enter(Phase::Sealing(Box::new(sealing)));
         self.seal_resume(cx);
+        // Nothing is done by reading, and nothing of it is looked at before the seal's outcome is known: on one session
+        // outcomes come in the order of the requests.
+        let Some(pass) = self.pass_of(Some(&sealed)) else { return };
+        let (reader, asks) = Reader::ahead(pass, newest);
+        self.ask_sealed(cx, asks);
+        if let Phase::Sealing(sealing) = &mut self.phase {
+            sealing.ahead = Some(reader);
+        }
     }
 
     /// Issues the identical seal, again where its outcome is unknown, until it is definite.
@@ -127,8 +141,9 @@ impl Replica {
     pub(super) fn seal_outcome(&mut self, cx: &mut Context<'_>, session: SessionNumber, outcome: Outcome) {
         let Phase::Sealing(sealing) = &mut self.phase else { return };
         sealing.outstanding = false;
+        let ahead = sealing.ahead.take();
         let refusal = match outcome {
-            Outcome::Ok(_) => return self.sealed(cx, Some(session)),
+            Outcome::Ok(_) => return self.sealed(cx, Some(session), ahead),
             Outcome::Unknown(_) => {
                 sealing.retry_at = Some(cx.now + RETRY);
                 return;
@@ -160,14 +175,14 @@ impl Replica {
     }
 
     /// The seal is in force: from its transaction on, no lower term can append.
-    fn sealed(&mut self, cx: &mut Context<'_>, opened: Option<SessionNumber>) {
+    fn sealed(&mut self, cx: &mut Context<'_>, opened: Option<SessionNumber>, ahead: Option<Reader>) {
         let Phase::Sealing(sealing) = &self.phase else { return };
         let mut report = sealing.report;
         report.seal = cx.now.since(sealing.began);
         let won = Won { seen: sealing.seen.clone(), stage: cx.now, report };
         // Remembered before anything else, so that a newer ballot seen later is not mistaken for this one.
         let Seen { version, ballot } = won.seen.clone();
-        self.read_sealed(cx, won, opened);
+        self.read_sealed(cx, won, opened, ahead);
         self.observe(cx, version, ballot);
         // A still newer ballot may have been seen while the seal's outcome was unknown.
         self.ballot_moved(cx);
@@ -195,7 +210,7 @@ impl Replica {
                 let ours = seen.version == sealing.seen.version && (nonce || planted!(AnyBallotIsOwn));
                 if ours {
                     // Won by an earlier attempt. Reading it opens no read pass: the session may lag.
-                    self.sealed(cx, None);
+                    self.sealed(cx, None, None);
                 } else {
                     self.lost(cx);
                 }

@@ -29,13 +29,21 @@ impl Archive {
                 self.issue(Kind::Pins, children(self.paths.pins()));
                 let path = self.paths.chunks();
                 self.get(Kind::Epoch, path);
-                self.listing = 4;
+                let buckets = self.inventory.unlisted();
+                self.listing = 4 + buckets.len();
+                for (wal, bucket) in buckets {
+                    let path = self.paths.bucket(wal, bucket * path::BUCKET_SEGMENTS);
+                    self.issue(Kind::Bucket(wal, bucket), children(path));
+                }
             }
-            (Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Epoch, _) if self.session != Some(session) => {
+            (Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Bucket(..) | Kind::Epoch, _)
+                if self.session != Some(session) =>
+            {
                 // Another session may lag behind the fence: list anew.
                 self.listing = 0;
                 let of_listing = |kind: &Kind| {
-                    matches!(kind, Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Pin(_) | Kind::Epoch)
+                    let children = matches!(kind, Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Bucket(..));
+                    children || matches!(kind, Kind::Pin(_) | Kind::Epoch)
                 };
                 self.jobs.retain(|_, (kind, _)| !of_listing(kind));
                 self.again.retain(|(kind, _)| !of_listing(kind));
@@ -65,6 +73,17 @@ impl Archive {
                     let path = self.paths.pin(node);
                     self.get(Kind::Pin(node), path);
                 }
+                self.listed();
+            }
+            (Kind::Bucket(wal, bucket), Reply::Children(Some(names))) => {
+                let mut firsts = Vec::new();
+                for name in names {
+                    match path::number(&name, 20) {
+                        Some(first) => firsts.push(first),
+                        None => return self.give_up(format!("name not understood: wal={wal} bucket={bucket} {name}")),
+                    }
+                }
+                self.inventory.listed(wal, bucket, firsts);
                 self.listed();
             }
             (Kind::Pin(node), Reply::Data(data)) => {

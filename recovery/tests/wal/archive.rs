@@ -15,19 +15,24 @@ use bytes::Bytes;
 use crate::world::{create, done, entries, World, SESSION, UUID};
 
 /// A leadership that writes, and keeps the archive.
-struct Keeping {
-    wal: WalName,
-    writer: Writer,
-    archive: Archive,
+pub(crate) struct Keeping {
+    pub(crate) wal: WalName,
+    pub(crate) writer: Writer,
+    pub(crate) archive: Archive,
     marked: bool,
     clock: Duration,
 }
 
 impl World {
     /// Seals, reads, and begins a WAL and the archive's care.
-    fn keep(&mut self, node: u64) -> Keeping {
+    pub(crate) fn keep(&mut self, node: u64) -> Keeping {
+        self.keep_from(node, Position::START)
+    }
+
+    /// The same for a node whose own log is right up to here.
+    pub(crate) fn keep_from(&mut self, node: u64, committed: Position) -> Keeping {
         let ballot = self.seal(node);
-        let tail = self.tail();
+        let tail = done(self.read(true, committed));
         let wal = WalName { term: ballot.term, node };
         let writer = Writer::new(self.paths.clone(), UUID, wal, self.version, tail.last, tail.end);
         let archive = Archive::new(self.paths.clone(), UUID, self.version, wal, wal_header(&ballot), &tail);
@@ -35,7 +40,7 @@ impl World {
     }
 
     /// Appends one entry and lets the archive know.
-    fn append_kept(&mut self, keeping: &mut Keeping) {
+    pub(crate) fn append_kept(&mut self, keeping: &mut Keeping) {
         self.append(&mut keeping.writer, 1);
         if !std::mem::replace(&mut keeping.marked, true) {
             keeping.archive.marked(keeping.writer.previous());
@@ -68,7 +73,12 @@ impl World {
         self.snapshot_at(keeping, keeping.writer.end(), chunks)
     }
 
-    fn snapshot_at(&mut self, keeping: &mut Keeping, base: Position, chunks: &[&'static [u8]]) -> Vec<ArchiveEvent> {
+    pub(crate) fn snapshot_at(
+        &mut self,
+        keeping: &mut Keeping,
+        base: Position,
+        chunks: &[&'static [u8]],
+    ) -> Vec<ArchiveEvent> {
         let idle = keeping.archive.advance(keeping.clock);
         let mut events = self.run(keeping, idle);
         keeping.archive.begin(base, vec![1, 2]);
