@@ -55,8 +55,10 @@ enum Kind {
     Pins,
     Pin(u64),
     Manifest((u64, u64)),
-    /// What a bucket of a sealed WAL holds.
-    Bucket(WalName, u64),
+    /// The buckets of a sealed WAL.
+    Buckets(WalName),
+    /// What one of them holds.
+    Names(WalName, u64),
     CreateChunk([u8; 32]),
     ReadChunk([u8; 32]),
     CreateManifest,
@@ -154,9 +156,14 @@ impl Archive {
         !self.swept_out
     }
 
-    /// Segments and marks in all WALs.
+    /// Segments and marks in all WALs, as far as they were listed; all of them after the first activity.
     pub fn segments(&self) -> u64 {
         self.inventory.segments()
+    }
+
+    /// Those of WALs before this leadership's own.
+    pub fn inherited(&self) -> u64 {
+        self.inventory.inherited()
     }
 
     /// The first append was acknowledged, and with it the mark at this place.
@@ -322,7 +329,8 @@ impl Archive {
                 | Kind::Pins
                 | Kind::Pin(_)
                 | Kind::Manifest(_)
-                | Kind::Bucket(..)
+                | Kind::Buckets(_)
+                | Kind::Names(..)
                 | Kind::Epoch),
                 reply,
             ) => self.list_read(kind, session, reply),

@@ -23,7 +23,7 @@ use crate::planted;
 use crate::record::{self, Manifest, Pointer, SnapshotName, Uuid};
 use crate::segment;
 use listing::Listing;
-pub use listing::WalInventory;
+pub use listing::{Unlisted, WalInventory};
 
 /// Requests of one pass outstanding at once; well below the session's window, which all groups share.
 const IN_FLIGHT_MAX: usize = 32;
@@ -58,9 +58,9 @@ pub struct Tail {
     pub entries: Vec<(Entry, EntryHash)>,
     /// Where the WALs end.
     pub end: Position,
-    /// WALs that hold anything, in order of their terms.
+    /// WALs that hold anything, or of which it is not known, in order of their terms.
     pub wals: Vec<WalInventory>,
-    /// WALs that hold nothing.
+    /// WALs that are known to hold nothing.
     pub empty: Vec<WalName>,
     /// The last WAL with segments or a mark, and the place behind its last one.
     pub last: Place,
@@ -127,7 +127,7 @@ pub struct Ask {
     pub request: Request,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Query {
     Open,
     Close,
@@ -344,10 +344,14 @@ impl Reader {
                 wals.push(wal);
             }
         }
-        self.queue.extend(wals.iter().filter(|wal| self.ahead != Some(**wal)).map(|wal| Query::Buckets(*wal)));
+        wals.sort_unstable();
         // Where a snapshot must be restored, or may have to be, its index is not known yet.
         let all = self.pass.restore || self.pass.committed.index == 0;
-        self.listing = Some(Listing::new(wals, (!all).then_some(self.pass.committed.index)));
+        let covered = (!all).then_some(self.pass.committed.index);
+        let asked = self.ahead.filter(|ahead| wals.contains(ahead));
+        let (listing, next) = Listing::new(wals, covered, asked);
+        self.listing = Some(listing);
+        self.queue.extend(next);
         self.listed();
     }
 
@@ -366,7 +370,7 @@ impl Reader {
             };
         }
         let next = listing.buckets(wal, buckets);
-        self.queue.extend(next.into_iter().map(|bucket| Query::Names(wal, bucket)));
+        self.queue.extend(next);
         self.listed();
     }
 
@@ -383,7 +387,7 @@ impl Reader {
             }
         }
         let next = listing.names(wal, bucket, firsts);
-        self.queue.extend(next.into_iter().map(|bucket| Query::Names(wal, bucket)));
+        self.queue.extend(next);
         self.listed();
     }
 
@@ -428,7 +432,7 @@ impl Reader {
         }
     }
 
-    /// Chooses what to read: everything that reaches beyond the base, and each WAL's last.
+    /// Chooses what to read: everything that reaches beyond the base, and the last of each WAL that was looked at.
     fn choose(&mut self) {
         let wals: Vec<_> = self.listing.iter().flat_map(Listing::items).collect();
         let skipped = if planted!(OlderWalSkipped) { wals.len().saturating_sub(2) } else { 0 };

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::keeper::Op;
 use crate::path::{GroupPaths, WalName, BUCKET_SEGMENTS};
 use crate::planted;
-use crate::reader::{Tail, WalInventory};
+use crate::reader::{Tail, Unlisted, WalInventory};
 use crate::record::SnapshotName;
 use crate::writer::Acknowledged;
 
@@ -53,7 +53,8 @@ impl Inventory {
             None => {
                 self.empty.retain(|empty| *empty != wal);
                 let items = [(index, bucket)].into();
-                self.sealed.push_back(WalInventory { name: wal, items, unlisted: BTreeSet::new() });
+                let unlisted = Unlisted::Buckets(BTreeSet::new());
+                self.sealed.push_back(WalInventory { name: wal, items, unlisted });
             }
         }
     }
@@ -62,20 +63,34 @@ impl Inventory {
         self.current.extend(segments);
     }
 
-    /// Segments and marks that are there, or a little more until everything was listed.
+    /// Segments and marks that are there, as far as they were listed.
     pub(crate) fn segments(&self) -> u64 {
-        self.sealed.iter().map(WalInventory::count).sum::<u64>() + self.current.len() as u64
+        self.inherited() + self.current.len() as u64
     }
 
-    /// Buckets of sealed WALs whose content is not known yet, because it was of no use to whoever took over.
-    pub(crate) fn unlisted(&self) -> Vec<(WalName, u64)> {
-        self.sealed.iter().flat_map(|wal| wal.unlisted.iter().map(|bucket| (wal.name, *bucket))).collect()
+    /// Those of sealed WALs.
+    pub(crate) fn inherited(&self) -> u64 {
+        self.sealed.iter().map(WalInventory::count).sum()
     }
 
-    /// What such a bucket holds: only the leader changes it.
-    pub(crate) fn listed(&mut self, name: WalName, bucket: u64, firsts: impl IntoIterator<Item = u64>) {
+    /// Sealed WALs of which it was of no use to whoever took over what is in them, and what of them is not known.
+    pub(crate) fn unlisted(&self) -> Vec<(WalName, Unlisted)> {
+        let unlisted = self.sealed.iter().filter(|wal| !wal.is_listed());
+        unlisted.map(|wal| (wal.name, wal.unlisted.clone())).collect()
+    }
+
+    /// Such a WAL has these buckets: only the leader changes it.
+    pub(crate) fn has_buckets(&mut self, name: WalName, buckets: BTreeSet<u64>) {
+        if let Some(wal) = self.sealed.iter_mut().find(|wal| wal.name == name && wal.unlisted == Unlisted::All) {
+            wal.unlisted = Unlisted::Buckets(buckets);
+        }
+    }
+
+    /// Such a bucket has these.
+    pub(crate) fn has_names(&mut self, name: WalName, bucket: u64, firsts: impl IntoIterator<Item = u64>) {
         let Some(wal) = self.sealed.iter_mut().find(|wal| wal.name == name) else { return };
-        if wal.unlisted.remove(&bucket) {
+        let Unlisted::Buckets(buckets) = &mut wal.unlisted else { return };
+        if buckets.remove(&bucket) {
             wal.items.extend(firsts.into_iter().map(|first| (first, bucket)));
         }
     }
@@ -85,6 +100,8 @@ impl Inventory {
         let mut batches = Batches::default();
         let index = if planted!(TrimByAppliedIndex) { u64::MAX } else { previous.index };
         let previous = SnapshotName { index, ..previous };
+        self.empty.extend(self.sealed.iter().filter(|wal| wal.is_empty()).map(|wal| wal.name));
+        self.sealed.retain(|wal| !wal.is_empty());
         while let Some(wal) = self.sealed.front_mut() {
             if !trim_sealed(paths, wal, previous.index, &mut batches) {
                 break;
@@ -131,7 +148,7 @@ fn trim_sealed(paths: &GroupPaths, wal: &mut WalInventory, covered: u64, batches
     let path = |first, bucket| paths.segment(name, bucket * BUCKET_SEGMENTS, first);
     let bucket_path = |bucket| paths.bucket(name, bucket * BUCKET_SEGMENTS);
     // Oldest first: what lies before the first known item is not known.
-    if !wal.unlisted.is_empty() {
+    if !wal.is_listed() {
         return false;
     }
     while let Some(((first, bucket), (next, next_bucket))) = first_two(&wal.items) {
@@ -150,8 +167,8 @@ fn trim_sealed(paths: &GroupPaths, wal: &mut WalInventory, covered: u64, batches
             batches.alone(vec![delete(path(mark, bucket)), delete(bucket_path(bucket)), delete(paths.wal(name))]);
             true
         }
-        Some(_) => false,
-        None => true,
+        // Nothing at all is dealt with elsewhere.
+        _ => false,
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Snapshots {
     /// Bytes appended since the newest snapshot's index.
     grown_bytes: u64,
     grown_segments: u64,
+    /// No snapshot since this leadership began: what it inherited counts as grown.
+    inherits: bool,
     /// Segments appended since the one under way was asked for.
     grown_meanwhile: u64,
     /// The machine is making one.
@@ -36,8 +38,8 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    pub(super) fn new(grown_bytes: u64, grown_segments: u64) -> Self {
-        Self { grown_bytes, grown_segments, ..Self::default() }
+    pub(super) fn new(grown_bytes: u64) -> Self {
+        Self { grown_bytes, inherits: true, ..Self::default() }
     }
 
     /// What keeps snapshots from being made, and so the WAL from being trimmed.
@@ -86,6 +88,7 @@ impl Replica {
                         leader.snapshots.grown_bytes = engine.log().bytes_behind(newest);
                     }
                     leader.snapshots.grown_segments = leader.snapshots.grown_meanwhile;
+                    leader.snapshots.inherits = false;
                     leader.snapshots.pressed = false;
                     leader.snapshots.trouble = None;
                     self.pointer_seen(cx, pointer, version);
@@ -157,8 +160,10 @@ impl Replica {
         let full = snapshots.pressed
             || engine.log().bytes() * 10 >= limits.wal_bytes * 9
             || leader.archive.segments() * 10 >= limits.wal_segments * 9;
+        // Without the mark that this leadership's first append has set.
+        let inherited = if snapshots.inherits { leader.archive.inherited().saturating_sub(1) } else { 0 };
         let grown = snapshots.grown_bytes >= limits.wal_bytes / SHARE
-            || snapshots.grown_segments >= (limits.wal_segments / SHARE).max(1);
+            || snapshots.grown_segments + inherited >= (limits.wal_segments / SHARE).max(1);
         let due = (grown || full) && !snapshots.taking && cx.now >= snapshots.not_before && leader.archive.idle();
         let mut internal = false;
         if due && self.applied > newest {

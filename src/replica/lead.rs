@@ -94,7 +94,7 @@ impl Leader {
         let header = wal_header(&won.seen.ballot);
         let archive = Archive::new(paths.clone(), uuid, won.seen.version, wal, header, tail);
         let newest = tail.pointer.0.newest.map_or(0, |newest| newest.index);
-        let snapshots = Snapshots::new(engine.log().bytes_behind(newest), archive.segments());
+        let snapshots = Snapshots::new(engine.log().bytes_behind(newest));
         Self {
             won,
             writer,

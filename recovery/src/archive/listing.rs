@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::{hashes, Archive, Kind};
 use crate::keeper::{Reply, Request, SessionNumber};
-use crate::path;
+use crate::path::{self, WalName};
 use crate::planted;
+use crate::reader::Unlisted;
 use crate::record::{self, Manifest, Pin, Pointer};
 
 /// How long a pin delays the deletion of the snapshot it names.
@@ -29,25 +30,38 @@ impl Archive {
                 self.issue(Kind::Pins, children(self.paths.pins()));
                 let path = self.paths.chunks();
                 self.get(Kind::Epoch, path);
-                let buckets = self.inventory.unlisted();
-                self.listing = 4 + buckets.len();
-                for (wal, bucket) in buckets {
-                    let path = self.paths.bucket(wal, bucket * path::BUCKET_SEGMENTS);
-                    self.issue(Kind::Bucket(wal, bucket), children(path));
+                self.listing = 4;
+                for (wal, unlisted) in self.inventory.unlisted() {
+                    match unlisted {
+                        Unlisted::All => {
+                            self.listing += 1;
+                            self.issue(Kind::Buckets(wal), children(self.paths.wal(wal)));
+                        }
+                        Unlisted::Buckets(buckets) => self.list_names(wal, buckets),
+                    }
                 }
             }
-            (Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Bucket(..) | Kind::Epoch, _)
-                if self.session != Some(session) =>
-            {
+            (kind, _) if self.session != Some(session) && of_listing(&kind) => {
                 // Another session may lag behind the fence: list anew.
                 self.listing = 0;
-                let of_listing = |kind: &Kind| {
-                    let children = matches!(kind, Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Bucket(..));
-                    children || matches!(kind, Kind::Pin(_) | Kind::Epoch)
-                };
                 self.jobs.retain(|_, (kind, _)| !of_listing(kind));
                 self.again.retain(|(kind, _)| !of_listing(kind));
                 self.list();
+            }
+            (Kind::Buckets(wal), Reply::Children(Some(names))) => {
+                let buckets: Option<BTreeSet<_>> = names.iter().map(|name| path::number(name, 10)).collect();
+                let Some(buckets) = buckets else { return self.not_understood(&self.paths.wal(wal)) };
+                self.inventory.has_buckets(wal, buckets.clone());
+                self.list_names(wal, buckets);
+                self.listed();
+            }
+            (Kind::Names(wal, bucket), Reply::Children(Some(names))) => {
+                let firsts: Option<Vec<_>> = names.iter().map(|name| path::number(name, 20)).collect();
+                let Some(firsts) = firsts else {
+                    return self.not_understood(&self.paths.bucket(wal, bucket * path::BUCKET_SEGMENTS));
+                };
+                self.inventory.has_names(wal, bucket, firsts);
+                self.listed();
             }
             (Kind::Epoch, Reply::Data(data)) => {
                 self.epoch = data.map_or(0, |(_, stat)| stat.version);
@@ -75,17 +89,6 @@ impl Archive {
                 }
                 self.listed();
             }
-            (Kind::Bucket(wal, bucket), Reply::Children(Some(names))) => {
-                let mut firsts = Vec::new();
-                for name in names {
-                    match path::number(&name, 20) {
-                        Some(first) => firsts.push(first),
-                        None => return self.give_up(format!("name not understood: wal={wal} bucket={bucket} {name}")),
-                    }
-                }
-                self.inventory.listed(wal, bucket, firsts);
-                self.listed();
-            }
             (Kind::Pin(node), Reply::Data(data)) => {
                 self.pinned(node, data.and_then(|(bytes, _)| record::open(&bytes, Some(self.uuid)).ok()));
                 self.listed();
@@ -107,6 +110,18 @@ impl Archive {
             }
             (kind, reply) => self.answered_wrongly(&kind, &reply),
         }
+    }
+
+    fn list_names(&mut self, wal: WalName, buckets: BTreeSet<u64>) {
+        self.listing += buckets.len();
+        for bucket in buckets {
+            let path = self.paths.bucket(wal, bucket * path::BUCKET_SEGMENTS);
+            self.issue(Kind::Names(wal, bucket), Request::Children { path, watch: false });
+        }
+    }
+
+    fn not_understood(&mut self, path: &str) {
+        self.give_up(format!("a name is not understood: path={path}"));
     }
 
     /// A node's pin was read: it holds from when it first named this snapshot.
@@ -155,6 +170,11 @@ impl Archive {
             .filter(|name| self.manifests.as_ref().is_some_and(|manifests| manifests.contains(name)));
         named.chain(pinned).collect()
     }
+}
+
+fn of_listing(kind: &Kind) -> bool {
+    let children = matches!(kind, Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Buckets(_) | Kind::Names(..));
+    children || matches!(kind, Kind::Pin(_) | Kind::Epoch)
 }
 
 fn parse_manifest(name: &str) -> Option<(u64, u64)> {

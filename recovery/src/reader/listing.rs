@@ -1,10 +1,12 @@
-//! Which segments there are: each WAL is listed from its end downwards, as far as a pass needs to know.
+//! Which segments there are: listed from the end downwards, as far as a pass needs to know.
 //!
-//! Names in later buckets are higher. So once a WAL's lowest listed name is at or below the first index that is to be
-//! read, everything in the buckets before it may be skipped, unlisted. Whoever trims lists the rest.
+//! Later WALs begin where earlier ones end, and names in later buckets of a WAL are higher. So once the lowest name listed
+//! is at or below the first index that is to be read, everything before it may be skipped, unlisted: the hash of what is
+//! read next vouches for all of it. Whoever trims lists the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Query;
 use crate::path::{WalName, BUCKET_SEGMENTS};
 
 /// The segments and the mark of one WAL, as far as they were listed.
@@ -14,23 +16,56 @@ pub struct WalInventory {
     pub name: WalName,
     /// First index and bucket of each, in the buckets that were listed.
     pub items: BTreeSet<(u64, u64)>,
-    /// The buckets that were not, all of them before those that were.
-    pub unlisted: BTreeSet<u64>,
+    /// What was not, all of it before that.
+    pub unlisted: Unlisted,
+}
+
+/// What is not known of a WAL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unlisted {
+    /// Anything.
+    All,
+    /// What is in these buckets.
+    Buckets(BTreeSet<u64>),
 }
 
 impl WalInventory {
-    fn new(name: WalName) -> Self {
-        Self { name, items: BTreeSet::new(), unlisted: BTreeSet::new() }
+    /// One of which nothing is known but that it is there.
+    pub(crate) fn unknown(name: WalName) -> Self {
+        Self { name, items: BTreeSet::new(), unlisted: Unlisted::All }
     }
 
-    /// Segments and marks that are there; buckets that were not listed count as full.
+    /// Segments and marks listed; buckets that were not count as full.
     pub(crate) fn count(&self) -> u64 {
-        self.items.len() as u64 + self.unlisted.len() as u64 * BUCKET_SEGMENTS
+        let unlisted = match &self.unlisted {
+            Unlisted::All => 0,
+            Unlisted::Buckets(buckets) => buckets.len() as u64,
+        };
+        self.items.len() as u64 + unlisted * BUCKET_SEGMENTS
     }
 
-    fn is_empty(&self) -> bool {
-        self.items.is_empty() && self.unlisted.is_empty()
+    /// Whether everything in it is known.
+    pub(crate) fn is_listed(&self) -> bool {
+        matches!(&self.unlisted, Unlisted::Buckets(buckets) if buckets.is_empty())
     }
+
+    /// Whether nothing is in it, for certain.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.is_listed()
+    }
+}
+
+/// What is listed so far.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// The newest, some of which may still be on their way.
+    wals: BTreeMap<WalName, Wal>,
+    /// Those before them, ascending.
+    older: Vec<WalName>,
+    /// Nothing at or below this index is to be read; `None`: all is to be listed.
+    covered: Option<u64>,
+    /// How many WALs are looked at next: twice as many each time, so that a long way down takes few rounds.
+    step: usize,
 }
 
 #[derive(Debug)]
@@ -38,23 +73,22 @@ struct Wal {
     inventory: WalInventory,
     /// Answers that are missing.
     outstanding: usize,
-    /// How many buckets are listed next: twice as many each time, so that a long way down takes few rounds.
+    /// The same of its buckets.
     step: usize,
 }
 
-/// What is listed so far.
-#[derive(Debug)]
-pub(super) struct Listing {
-    wals: BTreeMap<WalName, Wal>,
-    /// Nothing at or below this index is to be read; `None`: all is to be listed.
-    covered: Option<u64>,
-}
-
 impl Listing {
-    /// Begins with the buckets of these WALs, which are to be asked for.
-    pub(super) fn new(wals: impl IntoIterator<Item = WalName>, covered: Option<u64>) -> Self {
-        let wal = |name| (name, Wal { inventory: WalInventory::new(name), outstanding: 1, step: 1 });
-        Self { wals: wals.into_iter().map(wal).collect(), covered }
+    /// Of the WALs with these names, ascending, the buckets of one were asked for before. Returns what to ask next.
+    pub(super) fn new(names: Vec<WalName>, covered: Option<u64>, asked: Option<WalName>) -> (Self, Vec<Query>) {
+        let first = match (covered, asked) {
+            (None, _) => names.len(),
+            (Some(_), asked) => asked.map_or(0, |asked| names.iter().filter(|name| **name >= asked).count()),
+        };
+        let mut listing = Self { wals: BTreeMap::new(), older: names, covered, step: 1 };
+        let mut queries = listing.look(first);
+        queries.retain(|query| !matches!(query, Query::Buckets(name) if Some(*name) == asked));
+        queries.extend(listing.next());
+        (listing, queries)
     }
 
     /// Whether everything that is needed was listed.
@@ -62,26 +96,55 @@ impl Listing {
         self.wals.values().all(|wal| wal.outstanding == 0)
     }
 
-    /// Whether it is one of those that are listed.
+    /// Whether it is one of those that are looked at.
     pub(super) fn has(&self, name: WalName) -> bool {
         self.wals.contains_key(&name)
     }
 
-    /// A WAL has these buckets; returns those to list next.
-    pub(super) fn buckets(&mut self, name: WalName, buckets: BTreeSet<u64>) -> Vec<u64> {
+    /// A WAL has these buckets. Returns what to ask next.
+    pub(super) fn buckets(&mut self, name: WalName, buckets: BTreeSet<u64>) -> Vec<Query> {
         let Some(wal) = self.wals.get_mut(&name) else { return Vec::new() };
-        wal.inventory.unlisted = buckets;
-        wal.next(self.covered)
+        wal.inventory.unlisted = Unlisted::Buckets(buckets);
+        wal.outstanding -= 1;
+        self.next_of(name)
     }
 
-    /// A bucket has these; returns those to list next.
-    pub(super) fn names(&mut self, name: WalName, bucket: u64, firsts: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    /// A bucket has these. Returns what to ask next.
+    pub(super) fn names(&mut self, name: WalName, bucket: u64, firsts: impl IntoIterator<Item = u64>) -> Vec<Query> {
         let Some(wal) = self.wals.get_mut(&name) else { return Vec::new() };
         wal.inventory.items.extend(firsts.into_iter().map(|first| (first, bucket)));
-        wal.next(self.covered)
+        wal.outstanding -= 1;
+        self.next_of(name)
     }
 
-    /// The lowest index in the lowest WAL that holds any: of all there are, or one that is covered.
+    fn next_of(&mut self, name: WalName) -> Vec<Query> {
+        let queries = self.wals.get_mut(&name).map_or_else(Vec::new, |wal| wal.next(self.covered));
+        if queries.is_empty() {
+            self.next()
+        } else {
+            queries
+        }
+    }
+
+    /// Looks at older WALs where those listed do not reach far enough down.
+    fn next(&mut self) -> Vec<Query> {
+        let reaches = self.wals.values().any(|wal| wal.reaches(self.covered));
+        if !self.is_complete() || reaches {
+            return Vec::new();
+        }
+        let queries = self.look(self.step);
+        self.step *= 2;
+        queries
+    }
+
+    fn look(&mut self, count: usize) -> Vec<Query> {
+        let newest = self.older.split_off(self.older.len().saturating_sub(count));
+        let wal = |name| (name, Wal { inventory: WalInventory::unknown(name), outstanding: 1, step: 1 });
+        self.wals.extend(newest.iter().copied().map(wal));
+        newest.into_iter().rev().map(Query::Buckets).collect()
+    }
+
+    /// The lowest index listed: of all there are, or one that is covered.
     pub(super) fn first(&self) -> Option<u64> {
         self.wals.values().find_map(|wal| wal.inventory.items.first()).map(|(first, _)| *first)
     }
@@ -91,28 +154,33 @@ impl Listing {
         self.wals.iter().map(|(name, wal)| (*name, &wal.inventory.items))
     }
 
-    /// The WALs that hold anything, and those that do not.
+    /// The WALs that hold anything or may, in order, and those that do not.
     pub(super) fn inventories(self) -> (Vec<WalInventory>, Vec<WalName>) {
-        let all = self.wals.into_values().map(|wal| wal.inventory);
+        let older = self.older.into_iter().map(WalInventory::unknown);
+        let all = older.chain(self.wals.into_values().map(|wal| wal.inventory));
         let (empty, wals): (Vec<_>, Vec<_>) = all.partition(WalInventory::is_empty);
         (wals, empty.into_iter().map(|wal| wal.name).collect())
     }
 }
 
 impl Wal {
-    /// Takes note of an answer.
-    fn next(&mut self, covered: Option<u64>) -> Vec<u64> {
-        self.outstanding -= 1;
-        let WalInventory { items, unlisted, .. } = &mut self.inventory;
-        let reaches = items.first().zip(covered).is_some_and(|((first, _), covered)| *first <= covered + 1);
-        if self.outstanding > 0 || reaches {
+    /// Whether what was listed begins at or below the first index that is to be read.
+    fn reaches(&self, covered: Option<u64>) -> bool {
+        self.inventory.items.first().zip(covered).is_some_and(|((first, _), covered)| *first <= covered + 1)
+    }
+
+    /// Which of its buckets to list next.
+    fn next(&mut self, covered: Option<u64>) -> Vec<Query> {
+        if self.outstanding > 0 || self.reaches(covered) {
             return Vec::new();
         }
+        let name = self.inventory.name;
+        let Unlisted::Buckets(unlisted) = &mut self.inventory.unlisted else { return Vec::new() };
         let count = if covered.is_some() { self.step } else { unlisted.len() };
         let next: Vec<_> = std::iter::from_fn(|| unlisted.pop_last()).take(count).collect();
         self.step *= 2;
         self.outstanding = next.len();
-        next
+        next.into_iter().map(|bucket| Query::Names(name, bucket)).collect()
     }
 }
 
@@ -120,53 +188,81 @@ impl Wal {
 mod tests {
     use super::*;
 
-    const WAL: WalName = WalName { term: 3, node: 1 };
+    const BUCKETS: u64 = 10;
+    /// Indexes in a bucket, each a segment's.
+    const EACH: u64 = 10;
 
-    /// Buckets 0 to 9 of ten segments of one entry each.
-    fn listed(covered: Option<u64>) -> (usize, Vec<WalInventory>) {
-        let mut listing = Listing::new([WAL], covered);
-        let mut next = listing.buckets(WAL, (0..10).collect());
-        let mut rounds = 0;
+    fn wal(term: u64) -> WalName {
+        WalName { term, node: 1 }
+    }
+
+    /// Lists this many WALs of ten buckets of ten segments of one entry each; in how many rounds, and what was asked.
+    fn list(wals: u64, covered: Option<u64>, asked: Option<WalName>) -> (Listing, usize, Vec<Query>) {
+        let (mut listing, mut next) = Listing::new((0..wals).map(wal).collect(), covered, asked);
+        next.extend(asked.map(Query::Buckets));
+        let (mut rounds, mut all) = (0, Vec::new());
         while !next.is_empty() {
             assert!(!listing.is_complete());
             rounds += 1;
-            let more: Vec<_> = next
-                .iter()
-                .flat_map(|bucket| listing.names(WAL, *bucket, bucket * 10 + 1..=bucket * 10 + 10))
-                .collect();
-            next = more;
+            all.extend(next.clone());
+            for query in std::mem::take(&mut next) {
+                next.extend(match query {
+                    Query::Buckets(name) => listing.buckets(name, (0..BUCKETS).collect()),
+                    Query::Names(name, bucket) => {
+                        let first = (name.term * BUCKETS + bucket) * EACH;
+                        listing.names(name, bucket, first + 1..=first + EACH)
+                    }
+                    other => panic!("not a listing: {other:?}"),
+                });
+            }
         }
         assert!(listing.is_complete());
-        (rounds, listing.inventories().0)
+        (listing, rounds, all)
     }
 
     #[test]
-    fn nothing_is_listed_before_what_reaches_to_the_covered_index() {
-        for covered in 1..=100 {
-            let (_, wals) = listed(Some(covered));
-            let lowest = wals[0].items.first().map(|(first, _)| *first);
-            assert!(lowest.is_some_and(|lowest| lowest <= covered + 1), "{covered}: {lowest:?}");
-            assert!(wals[0].unlisted.iter().all(|bucket| bucket * 10 + 10 <= covered), "{covered}: {wals:?}");
+    fn everything_above_the_covered_index_is_listed_and_what_is_not_lies_below() {
+        let last = 3 * BUCKETS * EACH;
+        for covered in 1..=last {
+            let (listing, ..) = list(3, Some(covered), None);
+            assert!(listing.first().is_some_and(|first| first <= covered + 1), "{covered}: {:?}", listing.first());
+            let listed: BTreeSet<u64> =
+                listing.items().flat_map(|(_, items)| items.iter().map(|item| item.0)).collect();
+            assert!((covered + 1..=last).all(|index| listed.contains(&index)), "{covered}");
+            assert!(last - listed.len() as u64 <= covered, "{covered}");
         }
-        let (rounds, wals) = listed(Some(95));
-        assert_eq!((rounds, wals[0].items.len(), wals[0].unlisted.len()), (1, 10, 9));
-        assert_eq!(wals[0].count(), 10 + 9 * BUCKET_SEGMENTS);
+    }
+
+    #[test]
+    fn who_knows_nearly_everything_asks_for_one_bucket() {
+        let newest = wal(19);
+        let (listing, rounds, all) = list(20, Some(1995), Some(newest));
+        assert_eq!((rounds, &all[..]), (2, &[Query::Buckets(newest), Query::Names(newest, 9)][..]));
+        let (wals, empty) = listing.inventories();
+        assert_eq!((wals.len(), empty.len()), (20, 0));
+        assert_eq!(wals[19].count(), EACH + 9 * BUCKET_SEGMENTS);
+        assert!(wals[..19].iter().all(|wal| wal.unlisted == Unlisted::All));
     }
 
     #[test]
     fn a_long_way_down_takes_few_rounds_and_all_is_listed_at_once_where_all_is_needed() {
-        let (rounds, wals) = listed(Some(1));
-        assert_eq!((rounds, wals[0].items.len()), (4, 100));
-        let (rounds, wals) = listed(None);
-        assert_eq!((rounds, wals[0].items.len()), (1, 100));
+        let (_, rounds, _) = list(20, Some(1), Some(wal(19)));
+        // Of WALs 1, 1, 2, 4, 8 and 4; of the buckets of each all, then 1, 2, 4 and 3.
+        assert_eq!(rounds, 6 * 5);
+        let (listing, rounds, _) = list(20, None, Some(wal(19)));
+        assert_eq!(rounds, 2);
+        assert!(listing.inventories().0.iter().all(WalInventory::is_listed));
     }
 
     #[test]
-    fn an_emptied_bucket_at_the_end_does_not_hide_those_before_it() {
-        let mut listing = Listing::new([WAL], Some(15));
-        assert_eq!(listing.buckets(WAL, [0, 1].into()), [1]);
-        assert_eq!(listing.names(WAL, 1, []), [0]);
-        assert_eq!(listing.names(WAL, 0, [11, 12]), Vec::<u64>::new());
-        assert_eq!(listing.inventories().0[0].items, [(11, 0), (12, 0)].into());
+    fn neither_an_emptied_bucket_nor_an_empty_wal_at_the_end_hides_what_is_before_it() {
+        let (mut listing, next) = Listing::new(vec![wal(1), wal(2)], Some(15), None);
+        assert_eq!(next, [Query::Buckets(wal(2))]);
+        assert_eq!(listing.buckets(wal(2), BTreeSet::new()), [Query::Buckets(wal(1))]);
+        assert_eq!(listing.buckets(wal(1), [0, 1].into()), [Query::Names(wal(1), 1)]);
+        assert_eq!(listing.names(wal(1), 1, []), [Query::Names(wal(1), 0)]);
+        assert_eq!(listing.names(wal(1), 0, [11, 12]), []);
+        let (wals, empty) = listing.inventories();
+        assert_eq!((&wals[0].items, empty), (&[(11, 0), (12, 0)].into(), vec![wal(2)]));
     }
 }
