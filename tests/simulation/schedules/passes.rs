@@ -10,8 +10,9 @@ use crate::mix::Mix;
 
 /// Two servers, of which one can be left behind.
 const SERVERS: Mix = Mix { name: "two servers, by hand", servers: 2, ..CALM };
-/// Answers to a successor that come before those that list buckets: to its seal; pointer and WALs; the buckets of each.
-const ANSWERS_BEFORE: usize = 3;
+/// Answers to a successor that come before the one that lists a bucket: all at once, those to its seal, the pointer, the WALs
+/// and the buckets of the newest.
+const ANSWERS_BEFORE: usize = 1;
 /// A short log, so that a new leader soon trims what the one before it wrote.
 const SHORT: Mix = Mix { name: "short log, by hand", wal_segments: 90, ..CALM };
 
