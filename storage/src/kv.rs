@@ -16,6 +16,7 @@
 
 mod chunk;
 mod command;
+mod lengths;
 mod restore;
 mod snapshot;
 
@@ -27,6 +28,7 @@ use rocksdb::{ReadOptions, WriteBatch};
 
 use crate::database::{Database, STATE};
 use crate::error::StorageError;
+use crate::kv::lengths::Lengths;
 use crate::record;
 use crate::space::Space;
 use crate::store::{put_generation, read_generation, GroupUuid, Store};
@@ -104,6 +106,8 @@ pub struct KvMachine {
     state_bytes: u64,
     /// What was applied and not yet committed; later commands see it.
     pending: HashMap<Bytes, Option<Bytes>>,
+    /// Of the state in force, as committed.
+    lengths: Lengths,
     failed: Option<StorageError>,
 }
 
@@ -134,8 +138,17 @@ impl KvMachine {
             None => create(database, group)?,
         };
         let mark = read_mark(database, space)?;
-        let (store, newest, state_bytes, pending) = (store.clone(), space.generation, mark.state_bytes, HashMap::new());
-        Ok(Self { store, options, space, newest, mark, state_bytes, pending, failed: None })
+        Ok(Self {
+            store: store.clone(),
+            options,
+            space,
+            newest: space.generation,
+            mark,
+            state_bytes: mark.state_bytes,
+            pending: HashMap::new(),
+            lengths: Lengths::default(),
+            failed: None,
+        })
     }
 
     /// How far the durable state reaches, and the rows kept with it.
@@ -194,7 +207,9 @@ impl KvMachine {
             self.failed = Some(StorageError::Poisoned { cause: error.to_string() });
         } else {
             self.mark = mark;
-            self.pending.clear();
+            for (key, value) in self.pending.drain() {
+                self.lengths.set(&key, value.as_ref().map(Bytes::len));
+            }
         }
         written
     }
@@ -296,6 +311,7 @@ impl KvMachine {
     fn current(&self, key: &Bytes) -> Result<Option<Bytes>, StorageError> {
         match self.pending.get(key) {
             Some(pending) => Ok(pending.clone()),
+            None if self.lengths.get(key) == Some(None) => Ok(None),
             None => self.committed(key),
         }
     }
@@ -303,6 +319,9 @@ impl KvMachine {
     fn current_length(&self, key: &Bytes) -> Result<Option<usize>, StorageError> {
         if let Some(pending) = self.pending.get(key) {
             return Ok(pending.as_ref().map(Bytes::len));
+        }
+        if let Some(length) = self.lengths.get(key) {
+            return Ok(length);
         }
         let database = self.database();
         let family = database.family(STATE)?;
@@ -352,10 +371,12 @@ impl KvMachine {
         let mut pairs: Vec<_> = self.pending.iter().map(|(key, value)| (PAIR, key, value)).collect();
         // RocksDB finds the place of a key faster beside the one before it.
         pairs.sort_unstable_by_key(|(_, key, _)| *key);
+        let mut place = Vec::new();
         for (kind, key, value) in pairs.into_iter().chain(rows.iter().map(|(key, value)| (ROW, key, value))) {
+            self.space.set_key(&mut place, kind, key);
             match value {
-                Some(value) => batch.put_cf(&family, self.space.key(kind, key), value),
-                None => batch.delete_cf(&family, self.space.key(kind, key)),
+                Some(value) => batch.put_cf(&family, &place, value),
+                None => batch.delete_cf(&family, &place),
             }
         }
         put_mark(database, &mut batch, self.space, mark)?;

@@ -42,10 +42,16 @@ impl Space {
     /// The key of this kind and name.
     pub(crate) fn key(self, kind: u8, name: &[u8]) -> Vec<u8> {
         let mut key = Vec::with_capacity(BYTES + 1 + name.len());
+        self.set_key(&mut key, kind, name);
+        key
+    }
+
+    /// As [`Space::key`], in place of what `key` held.
+    pub(crate) fn set_key(self, key: &mut Vec<u8>, kind: u8, name: &[u8]) {
+        key.clear();
         key.extend_from_slice(&self.prefix());
         key.push(kind);
         key.extend_from_slice(name);
-        key
     }
 
     /// The name in a key that [`Space::key`] made.

@@ -64,6 +64,7 @@ impl<'a> KvRestore<'a> {
         let machine = &mut *self.machine;
         let old = std::mem::replace(&mut machine.space, self.space);
         (machine.mark, machine.state_bytes) = (mark, mark.state_bytes);
+        machine.lengths.clear();
         machine.failed = None;
         if let Err(error) = old.remove(machine.database()) {
             // The new state is in force all the same; the next open of the store removes the old one.

@@ -264,19 +264,26 @@ fn a_prefix_of_the_greatest_bytes_ends_where_pairs_end() {
 
 #[test]
 fn random_commands_leave_what_a_map_says_across_crashes_and_restores() {
-    for seed in 0..4 {
-        random_run(seed);
+    // However many lengths of values it remembers: about none, a few, all.
+    for (seed, lengths_bytes_max) in [(0, 0), (1, 1000), (2, 4000), (3, 1 << 20)] {
+        random_run(seed, lengths_bytes_max);
     }
 }
 
-fn random_run(seed: u64) {
+fn random_run(seed: u64, lengths_bytes_max: usize) {
     let limit = KvOptions { state_bytes_max: 3000 };
+    let open = |store: &Store| {
+        let mut machine = KvMachine::open(store, GROUP, limit).expect("opens");
+        machine.lengths = Lengths::new(lengths_bytes_max);
+        machine
+    };
     let mut random = StdRng::seed_from_u64(seed);
     let (dir, mut store, machine) = scratch();
     drop(machine);
-    let mut machine = KvMachine::open(&store, GROUP, limit).expect("opens");
+    let mut machine = open(&store);
     let mut committed: BTreeMap<Bytes, Bytes> = BTreeMap::new();
     let mut current = committed.clone();
+    let mut saved = (chunks(&machine), committed.clone());
     let mut refused = 0;
     for turn in 1..3000_u64 {
         let command = random_command(&mut random);
@@ -293,19 +300,23 @@ fn random_run(seed: u64) {
                 // Dropped without a word: what was not committed must be gone.
                 drop((machine, store));
                 store = open_store(&dir.path().join("data"));
-                machine = KvMachine::open(&store, GROUP, limit).expect("opens");
+                machine = open(&store);
                 let recovered = machine.recover().expect("recovers");
                 assert_eq!(recovered.applied, applied, "seed {seed}, turn {turn}");
                 let row = (applied > 0).then(|| ("row".into(), applied.to_string().into()));
                 assert_eq!(recovered.rows, row.into_iter().collect::<Vec<_>>());
                 current = committed.clone();
             }
-            22 => {
-                let (applied, parts) = (machine.applied(), chunks(&machine));
-                let rows = machine.recover().expect("recovers").rows;
+            22 => saved = (chunks(&machine), committed.clone()),
+            23 => {
+                // Another state than the one in force; given up half-way, it leaves that.
+                let (applied, rows) = (machine.applied(), machine.recover().expect("recovers").rows);
                 let mut restore = machine.restore().expect("begins");
-                parts.iter().for_each(|chunk| restore.write(chunk).expect("takes"));
-                restore.finish(applied, &rows).expect("finishes");
+                saved.0.iter().for_each(|chunk| restore.write(chunk).expect("takes"));
+                if random.random_bool(0.5) {
+                    restore.finish(applied, &rows).expect("finishes");
+                    committed = saved.1.clone();
+                }
                 current = committed.clone();
             }
             _ => {}
@@ -356,6 +367,30 @@ fn model(state: &mut BTreeMap<Bytes, Bytes>, index: u64, command: &KvCommand, li
     }
     *state = after;
     done(index)
+}
+
+#[test]
+fn a_key_that_changed_lately_is_not_read_again_and_a_restore_forgets_it() {
+    let (_dir, _store, mut machine) = scratch();
+    let known = |machine: &KvMachine| ["a", "b"].map(|key| machine.lengths.get(key.as_bytes()));
+    put(&mut machine, "a", b"1");
+    assert_eq!(apply(&mut machine, 2, &KvCommand::delete("b")), done(2));
+    assert_eq!(known(&machine), [None, None], "what is not committed is not remembered");
+    machine.commit(2, &[]).expect("commits");
+    assert_eq!(known(&machine), [Some(Some(1)), None]);
+    put(&mut machine, "b", b"22");
+    assert_eq!(apply(&mut machine, 4, &KvCommand::delete("a")), done(4));
+    machine.commit(1, &[]).expect_err("backwards");
+    assert_eq!(known(&machine), [Some(Some(1)), None], "nothing was written");
+    machine.commit(4, &[]).expect("commits");
+    assert_eq!(known(&machine), [Some(None), Some(Some(2))]);
+    drop(machine.restore().expect("begins"));
+    assert_eq!(known(&machine), [Some(None), Some(Some(2))], "the old state is in force");
+    let empty = chunks(&scratch().2);
+    let mut restore = machine.restore().expect("begins");
+    empty.iter().for_each(|chunk| restore.write(chunk).expect("takes"));
+    restore.finish(4, &[]).expect("finishes");
+    assert_eq!(known(&machine), [None, None]);
 }
 
 #[test]
