@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rocksdb::{properties, BoundColumnFamily, DBWithThreadMode, ErrorKind, MultiThreaded, WriteBatch, WriteOptions};
+use rocksdb::{properties, BoundColumnFamily, DBWithThreadMode, ErrorKind, MultiThreaded};
+use rocksdb::{FlushOptions, WriteBatch, WriteOptions};
 
 use crate::directory::Directory;
 use crate::error::StorageError;
@@ -85,7 +86,9 @@ impl Database {
         self.put(&batch, options)
     }
 
-    /// Writes past RocksDB's log: nothing is durable before [`Database::flush`] of the column family.
+    /// Writes past RocksDB's log: nothing is durable before a flush of the column family. RocksDB flushes when a buffer is
+    /// full, when its log grows too long, and when it is closed, and first syncs what was logged before: nothing that
+    /// is not logged overtakes that.
     pub(crate) fn write_unlogged(&self, batch: WriteBatch) -> Result<(), StorageError> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
@@ -134,7 +137,15 @@ impl Database {
         self.rocks()?.flush_cf(family).map_err(|error| self.latch(error))
     }
 
-    /// Makes everything written so far survive the death of the machine.
+    /// Has RocksDB flush what is written so far to the column family, and does not wait for it.
+    pub(crate) fn begin_flush(&self, family: &Arc<BoundColumnFamily<'_>>) -> Result<(), StorageError> {
+        self.refuse_after_failure()?;
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        self.rocks()?.flush_cf_opt(family, &options).map_err(|error| self.latch(error))
+    }
+
+    /// Makes everything that was logged so far survive the death of the machine.
     pub(crate) fn sync(&self) -> Result<(), StorageError> {
         let rocks = self.rocks()?;
         #[cfg(test)]

@@ -1,9 +1,29 @@
 //! A key-value state machine on the node's RocksDB.
 //!
 //! The state of a group is a [space](crate::space) of keys: pairs under `d`, the caller's rows under `r`, and the mark, how
-//! far the log is applied and how large the state is, under `m`. All three change in one atomic write ([`KvMachine::commit`]),
-//! which goes through the same log as the Raft entries and, like them, needs no sync: what a crash of the machine takes
-//! is applied again.
+//! far the log is applied and how large the state is, under `m`. All three change in one atomic write
+//! ([`KvMachine::commit`]).
+//!
+//! # Why commits go past RocksDB's log
+//!
+//! The Raft entries are in that log already, and what a death takes of the state is applied again from them, from the mark
+//! on. Whatever moment it comes, what is found is the state as of some earlier mark, whole:
+//!
+//! - Pairs, rows and mark lie in one column family, and a commit is one batch: it is in one write buffer as a whole.
+//!   RocksDB puts the buffers of a family into files in the order in which they were filled. So a file that is there
+//!   holds whole commits, and all those before them are in files too.
+//! - Before such a file counts, RocksDB syncs the logs that were written before its buffer was closed, as it must where
+//!   there are several families. An entry is written before it is applied. So not even a loss of power leaves a state
+//!   that is ahead of its log.
+//! - A state that begins ([`create`]) is logged together with its generation: a generation that is named has a mark. A
+//!   restored one is flushed before its generation is named. One that is removed is not named any more, and what is left
+//!   of it is removed by the next open. So what is logged of a state comes before all of its commits, or behind them.
+//! - An orderly close flushes everything.
+//!
+//! The entries must last until the state is flushed: each compaction of a log has RocksDB begin that ([`Store::write`]).
+//! A state that a death leaves behind the base of its log nevertheless is as good as lost, and restored from a snapshot.
+//! What is to be applied again is bounded by the write buffers of this family, of which there are at most three, and by
+//! [`Options::wal_bytes_max`](crate::Options::wal_bytes_max), which is mostly entries.
 //!
 //! # Why snapshots are cut by key and content, not by RocksDB's files
 //!
@@ -187,8 +207,9 @@ impl KvMachine {
         }
     }
 
-    /// Makes what was applied durable, together with the applied index and the changed rows (`None` deletes), or none
-    /// of it. On return it survives the death of the process.
+    /// Puts what was applied in force, together with the applied index and the changed rows (`None` deletes), or none
+    /// of it. It survives an orderly close of the store. After a death of the process [`KvMachine::recover`] may give an
+    /// earlier index that was committed, and the state as it was then: the entries behind it are to be applied again.
     ///
     /// # Errors
     /// [`StorageError::MarkBackwards`]: nothing was written. Any other: the machine is of no further use.
@@ -380,7 +401,7 @@ impl KvMachine {
             }
         }
         put_mark(database, &mut batch, self.space, mark)?;
-        database.write(batch, false)
+        database.write_unlogged(batch)
     }
 }
 

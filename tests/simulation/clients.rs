@@ -19,6 +19,9 @@ use crate::process::{number, Process};
 use crate::steps::Step;
 use crate::world::{Group, Happening, Pid, World};
 
+// So many writes after the last turn of machines' states into data files, the next one comes.
+const UNFLUSHED_MAX: usize = 30;
+
 // A process that owes this many answers is asked nothing more.
 const WAITING_MAX: usize = 24;
 // Requests a session leaves open at once.
@@ -392,10 +395,18 @@ impl World {
                 Output::Took(_) => {}
                 Output::Write(state) => {
                     if let Some(place) = self.processes.get(&pid).map(|process| process.place) {
-                        self.disks.entry(place).or_default().write(crate::disk::Write::Machine(group, state));
+                        let disk = self.disks.entry(place).or_default();
+                        disk.write(crate::disk::Write::Machine(group, state));
+                        if disk.unflushed() > UNFLUSHED_MAX {
+                            disk.flush_machines();
+                        }
                     }
                 }
-                Output::Restored => {}
+                Output::Restored => {
+                    if let Some(place) = self.processes.get(&pid).map(|process| process.place) {
+                        self.disks.entry(place).or_default().flush_machines();
+                    }
+                }
                 Output::Answer(token, answer) => self.proposal_answered(pid, group, token, &answer),
                 Output::Query(token) => self.query(pid, group, token),
             }

@@ -11,7 +11,7 @@ use crate::world::{Happening, Pid, Place, World};
 /// How a process dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Death {
-    /// By a signal: the kernel closes its connections, what it wrote stays.
+    /// By a signal: the kernel closes its connections, what it wrote to its logs stays.
     Process,
     /// With its machine: nobody is told, unsynced writes are lost.
     Power,
@@ -78,6 +78,12 @@ impl World {
             let kept = roll.random_range(0..=unsynced);
             let lost = kept < unsynced && self.comes_true(&roll, "unsynced", || format!("loses {}", unsynced - kept));
             self.disks.entry(place).or_default().lose_power(if lost { kept } else { unsynced });
+        }
+        match death {
+            Death::Process => self.disks.entry(place).or_default().lose_process(),
+            // It closes its store.
+            Death::Exit => self.disks.entry(place).or_default().flush_machines(),
+            Death::Power => {}
         }
         if self.processes.is_empty() {
             self.counts.one("all dead at once");

@@ -1,8 +1,11 @@
 //! A node's disk: what was written, and what of it a loss of power leaves.
 //!
-//! It is what a store on RocksDB shows, whose log holds one record for each atomic batch: after a crash the store reads
-//! that log up to the first record that is not whole. So a batch is there or not, never a part of it, for all groups,
-//! logs and machines up to the same point. `src/driver/disk/tests/power.rs` holds the two against each other.
+//! It is what a store on RocksDB shows, whose log holds one record for each atomic batch to the groups' logs: after a crash
+//! the store reads that log up to the first record that is not whole. So a batch is there or not, never a part of it, for
+//! all groups up to the same point. Machines' batches are not in that log: the end of the process alone takes those
+//! behind the last turn of machines' states into data files, again of all groups behind the same point. RocksDB first
+//! syncs what was logged before that turn, so that no machine is ever ahead of its log.
+//! `src/driver/disk/tests/power.rs` holds the two against each other.
 
 use std::collections::BTreeMap;
 
@@ -49,6 +52,8 @@ pub struct Disk {
     log: Vec<Write>,
     // So many records of the log are synced.
     synced: usize,
+    // Machines' batches among the first so many writes are in data files, the others nowhere.
+    machines: usize,
     copies: Vec<Files>,
 }
 
@@ -73,6 +78,17 @@ impl Disk {
         self.log.push(write);
     }
 
+    /// How many writes the end of the process may take of those that are machines'.
+    pub fn unflushed(&self) -> usize {
+        self.log.len() - self.machines
+    }
+
+    /// Turns machines' states into data files.
+    pub fn flush_machines(&mut self) {
+        self.machines = self.log.len();
+        self.synced = self.log.len();
+    }
+
     /// Remembers the cluster, synced.
     pub fn identify(&mut self, cluster: Uuid) {
         self.sync();
@@ -84,7 +100,9 @@ impl Disk {
     pub fn sync(&mut self) {
         self.synced = self.log.len();
         if self.log.len() > LOG_MAX {
-            self.flush();
+            self.log.drain(..self.machines).for_each(|write| self.flushed.apply(&write));
+            self.synced -= self.machines;
+            self.machines = 0;
         }
     }
 
@@ -92,6 +110,12 @@ impl Disk {
         self.flushed = self.written.clone();
         self.log.clear();
         self.synced = 0;
+        self.machines = 0;
+    }
+
+    /// The process that wrote died. The system keeps what it was given; of the machines' batches that is not all.
+    pub fn lose_process(&mut self) {
+        self.cut_log(self.log.len());
     }
 
     /// How many writes a loss of power may take.
@@ -99,7 +123,7 @@ impl Disk {
         self.log.len() - self.synced
     }
 
-    /// Loses all but the first `kept` writes that were not synced.
+    /// Loses all but the first `kept` writes that were not synced, and what the end of the process takes.
     pub fn lose_power(&mut self, kept: usize) {
         self.cut_log(self.synced + kept);
     }
@@ -109,10 +133,22 @@ impl Disk {
         self.log.len()
     }
 
-    /// The store's own log is read up to here only, synced or not: a record behind is not what was written.
+    /// The store's own log is read up to here only, synced or not: a record behind is not what was written. Before the last
+    /// turn of machines' states into data files it would be damage that is found.
     pub fn cut_log(&mut self, kept: usize) {
+        self.keep(kept.max(self.machines), self.machines);
+    }
+
+    /// Keeps the logs' writes among the first `logs`, and the machines' among the first `machines`.
+    pub fn keep(&mut self, logs: usize, machines: usize) {
         let mut files = std::mem::take(&mut self.flushed);
-        self.log.iter().take(kept).for_each(|write| files.apply(write));
+        for (place, write) in self.log.iter().enumerate() {
+            match write {
+                Write::Log(..) if place < logs => files.apply(write),
+                Write::Machine(..) if place < machines => files.apply(write),
+                Write::Log(..) | Write::Machine(..) => {}
+            }
+        }
         self.written = files;
         // Who opens the store again turns what it found into data files.
         self.flush();

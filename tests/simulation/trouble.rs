@@ -115,12 +115,11 @@ impl World {
             process.frozen.push(Happening::DiskFailed(pid, kept));
             return;
         }
-        let place = process.place;
-        self.die(pid, Death::Process);
-        let disk = self.disks.entry(place).or_default();
+        let disk = self.disks.entry(process.place).or_default();
         if let Some(kept) = kept {
             disk.lose_power(kept.min(disk.unsynced()));
         }
+        self.die(pid, Death::Process);
         self.come_back(pid);
     }
 
@@ -159,15 +158,15 @@ impl World {
             self.troubles.disks.insert(place, Trouble::Read);
             return;
         }
+        if kind == 2 {
+            let disk = self.disks.entry(place).or_default();
+            let kept = roll.random_range(0..=disk.logged());
+            disk.cut_log(kept);
+        }
         self.die(pid, Death::Process);
         match kind {
             1 => self.move_aside(place),
-            2 => {
-                let disk = self.disks.entry(place).or_default();
-                let kept = roll.random_range(0..=disk.logged());
-                disk.cut_log(kept);
-                self.counts.one("disk: log damaged");
-            }
+            2 => self.counts.one("disk: log damaged"),
             _ => {
                 let group = roll.random_range(0..self.groups.len());
                 self.disks.entry(place).or_default().forget(group);

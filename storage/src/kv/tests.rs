@@ -3,12 +3,13 @@ use std::path::Path;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
+use rocksdb::properties;
 use tempfile::TempDir;
 
 use super::kv_response::{Conflict, Response, StateFull};
 use super::*;
 use crate::database::LOG;
-use crate::Options;
+use crate::{Base, GroupMeta, LogBatch, LogEntry, Options};
 
 mod snapshots;
 
@@ -217,6 +218,32 @@ fn what_was_committed_survives_with_its_rows_and_what_was_not_is_gone() {
     let (_store, machine) = reopened(&dir, store, machine);
     let rows = vec![("y".into(), "3".into()), ("z".into(), "".into())];
     assert_eq!(machine.recover().expect("recovers"), Recovered { applied: 6, rows });
+}
+
+#[test]
+fn a_compaction_of_a_log_begins_a_flush_of_what_was_committed_past_rocksdb_s_log() {
+    let (_dir, store, mut machine) = scratch();
+    let buffered = || {
+        let database = &store.shared.database;
+        let (rocks, family) = (database.rocks().expect("is open"), database.family(STATE).expect("is there"));
+        let entries = rocks.property_int_value_cf(&family, properties::NUM_ENTRIES_ACTIVE_MEM_TABLE);
+        entries.expect("answers").expect("is known")
+    };
+    let entry = |index| LogEntry { index, term: 1, kind: 0, data: "a".into(), context: Bytes::new(), hash: [1; 16] };
+    let mut batch = LogBatch::new(GROUP);
+    batch.meta = Some(GroupMeta { uuid: GROUP, name: "g".into(), genesis_czxid: 1 });
+    batch.entries = vec![entry(1), entry(2)];
+    store.write(&[batch], false).expect("writes");
+    put(&mut machine, "a", b"1");
+    machine.commit(2, &[]).expect("commits");
+    assert!(buffered() > 0);
+    let compacted = LogBatch { compact_to: Some(Base { index: 1, term: 1, hash: [1; 16] }), ..LogBatch::new(GROUP) };
+    store.write(std::slice::from_ref(&compacted), false).expect("compacts");
+    assert_eq!(buffered(), 0, "on its way to a file");
+    put(&mut machine, "a", b"2");
+    machine.commit(3, &[]).expect("commits");
+    store.write(&[compacted], false).expect("is compacted already");
+    assert!(buffered() > 0, "nothing was deleted");
 }
 
 #[test]

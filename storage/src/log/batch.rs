@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rocksdb::WriteBatch;
 
-use crate::database::{Database, LOG, META};
+use crate::database::{Database, LOG, META, STATE};
 use crate::error::StorageError;
 use crate::log::{entry_key, entry_value, get_entry, put_position, Base, Cursor};
 use crate::log::{HardStateRecord, Known, KnownRecord, LogBatch};
@@ -41,7 +41,15 @@ impl Store {
             return database.rocks().map(|_| ());
         }
         database.write(rows, sync)?;
+        let shorter = changed
+            .iter()
+            .any(|(group, after)| cursors.get(group).is_some_and(|before| before.base.index < after.base.index));
         cursors.extend(changed);
+        if shorter {
+            // States are written past RocksDB's log. The next compaction may delete the entries of what is applied by now;
+            // until then the flush has long ended. A state that is found behind its log all the same is restored.
+            database.begin_flush(&database.family(STATE)?)?;
+        }
         Ok(())
     }
 }

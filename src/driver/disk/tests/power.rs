@@ -1,9 +1,11 @@
 //! The simulator's disk and the real store, given the same operations, deaths and losses of power: the same answers.
 //!
-//! Power is lost by cutting RocksDB's own log anywhere behind its last sync, also in the middle of a write. What is found
-//! afterwards must be what the simulator's disk may show: all writes up to one of those that were not synced.
+//! A death leaves a copy of the files as they were. Power is lost by cutting, in that copy, RocksDB's own log anywhere
+//! behind its last sync, also in the middle of a write. What is found afterwards must be what the simulator's disk may
+//! show: all logs up to one of the writes that were not synced, and all machines up to one at or before it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use bequest_storage::{kv_answer, KvAnswer, KvCommand, KvMachine, KvOptions, KvQuery, StorageError};
@@ -61,12 +63,10 @@ fn all(machine: &KvMachine) -> BTreeMap<Bytes, Bytes> {
 }
 
 /// The file RocksDB logs to, and its length.
-fn newest_log(dir: &Path) -> (PathBuf, u64) {
-    let files = std::fs::read_dir(dir.join("rocksdb")).expect("the database's folder");
-    let paths = files.map(|file| file.expect("a file").path());
-    let newest = paths.filter(|path| path.extension().is_some_and(|e| e == "log")).max().expect("RocksDB has a log");
-    let bytes = newest.metadata().expect("it is there").len();
-    (newest, bytes)
+fn newest_log(dir: &Path) -> (OsString, u64) {
+    let logs = files(&dir.join("rocksdb")).into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "log"));
+    let (newest, bytes) = logs.max().expect("RocksDB has a log");
+    (newest.file_name().expect("has one").to_owned(), bytes)
 }
 
 /// The real side: a store, a machine for each group, and how much of RocksDB's log a loss of power leaves at least.
@@ -74,7 +74,37 @@ struct Real {
     dir: PathBuf,
     writer: Writer,
     machines: Vec<KvMachine>,
-    synced: (PathBuf, u64),
+    synced: (OsString, u64),
+}
+
+/// Copies a folder in which RocksDB may be at work: again, until nothing in it changed meanwhile.
+fn copy(from: &Path, to: &Path) {
+    loop {
+        let before = files(from);
+        let _ = std::fs::remove_dir_all(to);
+        let copied = before.iter().all(|(path, _)| {
+            let place = to.join(path.strip_prefix(from).expect("lies there"));
+            std::fs::create_dir_all(place.parent().expect("has one")).expect("creates");
+            // RocksDB may have deleted it meanwhile.
+            std::fs::copy(path, place).is_ok()
+        });
+        if copied && files(from) == before {
+            return;
+        }
+    }
+}
+
+/// All files below a folder, and how long they are.
+fn files(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => found.extend(files(&entry)),
+            Ok(metadata) => drop(found.insert(entry, metadata.len())),
+            Err(_) => {}
+        }
+    }
+    found
 }
 
 impl Real {
@@ -92,12 +122,8 @@ impl Real {
         real
     }
 
-    fn log(&self) -> (PathBuf, u64) {
-        newest_log(&self.dir)
-    }
-
     fn note_synced(&mut self) {
-        self.synced = self.log();
+        self.synced = newest_log(&self.dir);
     }
 
     fn sync(&mut self) {
@@ -112,16 +138,18 @@ impl Real {
 
     /// Ends without a word. Of the log, `cut` says how much of what lies between the last sync and its end is left.
     fn crash(self, cut: impl FnOnce(u64, u64) -> u64) {
-        let (log, bytes) = self.log();
+        let dir = self.dir.clone();
+        let left = dir.with_extension("left");
+        copy(&dir, &left);
+        let (log, bytes) = newest_log(&left);
         let synced = if log == self.synced.0 { self.synced.1 } else { 0 };
         let kept = cut(synced, bytes);
-        let dir = self.dir.clone();
+        // Closing moves everything into data files; a death does not.
         drop(self);
-        // Closing may have moved everything into data files, synced, and begun another log: then nothing is lost.
-        if newest_log(&dir).0 == log {
-            let file = std::fs::File::options().write(true).open(&log).expect("opens");
-            file.set_len(kept).expect("cuts");
-        }
+        std::fs::remove_dir_all(&dir).expect("removes");
+        std::fs::rename(&left, &dir).expect("moves");
+        let file = std::fs::File::options().write(true).open(dir.join("rocksdb").join(log)).expect("opens");
+        file.set_len(kept).expect("cuts");
     }
 
     fn state(&self, group: usize) -> State {
@@ -158,9 +186,24 @@ impl Real {
 }
 
 fn same(real: &Real, disk: &disk::Disk) -> Result<(), String> {
+    same_logs(real, disk)?;
+    same_machines(real, disk)
+}
+
+fn same_machines(real: &Real, disk: &disk::Disk) -> Result<(), String> {
+    for group in 0..GROUPS {
+        let (expected, state) = (disk.group(group).machine, real.state(group));
+        if state != expected {
+            return Err(format!("group {group}: machine real={} model={}", state.applied, expected.applied));
+        }
+    }
+    Ok(())
+}
+
+fn same_logs(real: &Real, disk: &disk::Disk) -> Result<(), String> {
     for group in 0..GROUPS {
         let expected = disk.group(group);
-        let (log, state) = (real.local(group), real.state(group));
+        let log = real.local(group);
         if log.as_ref() != expected.log.as_ref() {
             let tell = |log: Option<&LocalGroup>| {
                 log.map(|log| (log.term, log.commit, log.base, log.slots.last().map(|slot| slot.position), log.known))
@@ -170,9 +213,6 @@ fn same(real: &Real, disk: &disk::Disk) -> Result<(), String> {
                 tell(log.as_ref()),
                 tell(expected.log.as_ref())
             ));
-        }
-        if state != expected.machine {
-            return Err(format!("group {group}: machine real={} model={}", state.applied, expected.machine.applied));
         }
     }
     Ok(())
@@ -240,8 +280,27 @@ fn command(random: &mut StdRng, pairs: &mut BTreeMap<Bytes, Bytes>) -> Vec<u8> {
 struct Seen {
     lost: u32,
     kept: u32,
+    behind: u32,
     deaths: u32,
     restores: u32,
+}
+
+/// What the model may show that is what was found: at least `least` of the writes that were not synced are in the logs.
+fn found(real: &Real, disk: &disk::Disk, least: usize, seen: &mut Seen) -> Result<disk::Disk, String> {
+    let (unsynced, all, flushed) = (disk.unsynced(), disk.logged(), disk.logged() - disk.unflushed());
+    let after = |logs, machines| {
+        let mut disk = disk.clone();
+        disk.keep(logs, machines);
+        disk
+    };
+    let logs = (all - unsynced + least..=all).rev().find(|logs| same_logs(real, &after(*logs, flushed)).is_ok());
+    let Some(logs) = logs else { return same_logs(real, &after(all, flushed)).map(|()| disk.clone()) };
+    let machines = (flushed..=logs).rev().find(|machines| same_machines(real, &after(logs, *machines)).is_ok());
+    let Some(machines) = machines else { return same_machines(real, &after(logs, flushed)).map(|()| disk.clone()) };
+    seen.lost += u32::from(logs < all);
+    seen.kept += u32::from(logs > all - unsynced);
+    seen.behind += u32::from(same_machines(real, disk).is_err());
+    Ok(after(logs, machines))
 }
 
 fn run(seed: u64, seen: &mut Seen) {
@@ -284,7 +343,7 @@ fn run(seed: u64, seen: &mut Seen) {
                 restore.finish(applied, &[]).expect("finishes");
                 real.note_synced();
                 disk.write(Write::Machine(group, State { applied, pairs, rows: BTreeMap::new() }));
-                disk.sync();
+                disk.flush_machines();
                 seen.restores += 1;
             }
             88..93 => {
@@ -294,9 +353,9 @@ fn run(seed: u64, seen: &mut Seen) {
             93..95 => {
                 // The process dies; what it wrote is the system's.
                 real.crash(|_, end| end);
-                disk.lose_power(disk.unsynced());
                 real = Real::open(&dir);
-                same(&real, &disk).unwrap_or_else(|what| panic!("seed {seed} turn {turn}: after a death: {what}"));
+                disk = found(&real, &disk, disk.unsynced(), seen)
+                    .unwrap_or_else(|what| panic!("seed {seed} turn {turn}: after a death: {what}"));
                 seen.deaths += 1;
             }
             95..98 => {
@@ -304,20 +363,8 @@ fn run(seed: u64, seen: &mut Seen) {
                 real.crash(|synced, end| synced + (end - synced) * share / 100);
                 real = Real::open(&dir);
                 // What is left is all writes up to some point: which one, RocksDB decides.
-                let unsynced = disk.unsynced();
-                let after = |kept| {
-                    let mut disk = disk.clone();
-                    disk.lose_power(kept);
-                    disk
-                };
-                let found = (0..=unsynced).rev().find(|kept| same(&real, &after(*kept)).is_ok());
-                let kept = found.unwrap_or_else(|| {
-                    let what = same(&real, &after(0));
-                    panic!("seed {seed} turn {turn}: no prefix of {unsynced} writes is what is left: {what:?}")
-                });
-                seen.lost += u32::from(kept < unsynced);
-                seen.kept += u32::from(kept > 0);
-                disk = after(kept);
+                disk = found(&real, &disk, 0, seen)
+                    .unwrap_or_else(|what| panic!("seed {seed} turn {turn}: no prefix of the writes is left: {what}"));
             }
             _ => same(&real, &disk).unwrap_or_else(|what| panic!("seed {seed} turn {turn}: {what}")),
         }
@@ -332,4 +379,5 @@ fn the_simulated_disk_and_the_real_store_give_the_same_answers_after_deaths_and_
     }
     eprintln!("{seen:?}");
     assert!(seen.lost > 10 && seen.kept > 10 && seen.deaths > 10 && seen.restores > 10, "{seen:?}");
+    assert!(seen.behind > 10, "machines are behind their logs after a death: {seen:?}");
 }
