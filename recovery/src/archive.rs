@@ -90,6 +90,8 @@ pub struct Archive {
     manifests: Option<BTreeSet<(u64, u64)>>,
     pins: BTreeMap<u64, (SnapshotName, Duration)>,
     listing: usize,
+    /// Listings of WALs that wait for their turn; counted in `listing`.
+    unlisted: VecDeque<Kind>,
     /// Version of the chunks' parent as listed.
     epoch: i32,
     /// The sweep under way deletes names that may come back.
@@ -128,6 +130,7 @@ impl Archive {
             manifests: None,
             pins: BTreeMap::new(),
             listing: 0,
+            unlisted: VecDeque::new(),
             epoch: 0,
             collected: false,
             contents: BTreeMap::new(),
@@ -314,6 +317,7 @@ impl Archive {
         self.jobs.clear();
         self.again.clear();
         self.listing = 0;
+        self.unlisted.clear();
         // What was half uploaded is not known any more; the next activity lists again.
         self.chunks = None;
         self.manifests = None;

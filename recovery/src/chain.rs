@@ -32,7 +32,7 @@ pub(crate) enum Break {
     At { wal: WalName, bucket: u64, first: u64, index: u64, what: String },
 }
 
-/// Verifies the items read, which hold everything behind `base` and each WAL's last item.
+/// Verifies the items read, which hold everything behind `base` and the last item of each WAL they are of.
 pub(crate) fn verify(plan: Vec<Item>, base: Position) -> Result<Chain, Break> {
     let mut entries = Vec::new();
     let mut end: Option<Position> = None;

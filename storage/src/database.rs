@@ -121,14 +121,19 @@ impl Database {
 
     /// Ends this handle if a flush or a merge of files ever failed: RocksDB may be waiting for room on the disk.
     fn refuse_after_failure(&self) -> Result<(), StorageError> {
-        // It counts those of all column families, never down, in the default one.
-        let failed = self.rocks()?.property_int_value(properties::BACKGROUND_ERRORS);
-        if failed.map_err(|error| self.latch(error))?.unwrap_or(0) == 0 {
+        if !self.has_failed()? {
             return Ok(());
         }
         let cause =
             "writes are held back, and a flush or a compaction has failed; RocksDB's file LOG says why".to_owned();
         Err(self.stop(StorageError::Database { dir: self.path().to_owned(), cause }))
+    }
+
+    /// Whether a flush or a merge of files ever failed, healed or not.
+    fn has_failed(&self) -> Result<bool, StorageError> {
+        // It counts those of all column families, never down, in the default one.
+        let failed = self.rocks()?.property_int_value(properties::BACKGROUND_ERRORS);
+        Ok(failed.map_err(|error| self.latch(error))?.unwrap_or(0) > 0)
     }
 
     pub(crate) fn flush(&self, family: &Arc<BoundColumnFamily<'_>>) -> Result<(), StorageError> {
@@ -137,9 +142,13 @@ impl Database {
         self.rocks()?.flush_cf(family).map_err(|error| self.latch(error))
     }
 
-    /// Has RocksDB flush what is written so far to the column family, and does not wait for it.
+    /// Has RocksDB flush what is written so far to the column family, and does not wait for it. Does nothing where that
+    /// would wait all the same: behind another flush, or after one that failed.
     pub(crate) fn begin_flush(&self, family: &Arc<BoundColumnFamily<'_>>) -> Result<(), StorageError> {
-        self.refuse_after_failure()?;
+        let flushing = self.rocks()?.property_int_value_cf(family, properties::NUM_IMMUTABLE_MEM_TABLE);
+        if flushing.map_err(|error| self.latch(error))?.unwrap_or(0) > 0 || self.has_failed()? {
+            return Ok(());
+        }
         let mut options = FlushOptions::default();
         options.set_wait(false);
         self.rocks()?.flush_cf_opt(family, &options).map_err(|error| self.latch(error))

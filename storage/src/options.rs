@@ -13,7 +13,8 @@ pub struct Options {
     pub block_cache_bytes: usize,
     /// File descriptors for data files.
     pub open_files_max: u32,
-    /// Size of RocksDB's own write-ahead log beyond which old write buffers are flushed. It bounds the time to open.
+    /// Size of RocksDB's own write-ahead log beyond which old write buffers are flushed. It bounds the time to open,
+    /// and what is applied again after a death.
     pub wal_bytes_max: u64,
 }
 

@@ -10,6 +10,8 @@ use crate::planted;
 use crate::reader::Unlisted;
 use crate::record::{self, Manifest, Pin, Pointer};
 
+/// Listings of WALs outstanding at once.
+const LISTINGS_MAX: usize = 16;
 /// How long a pin delays the deletion of the snapshot it names.
 const PIN_HOLDS: Duration = Duration::from_secs(120);
 
@@ -35,32 +37,35 @@ impl Archive {
                     match unlisted {
                         Unlisted::All => {
                             self.listing += 1;
-                            self.issue(Kind::Buckets(wal), children(self.paths.wal(wal)));
+                            self.unlisted.push_back(Kind::Buckets(wal));
                         }
                         Unlisted::Buckets(buckets) => self.list_names(wal, buckets),
                     }
                 }
+                self.list_more();
             }
             (kind, _) if self.session != Some(session) && of_listing(&kind) => {
                 // Another session may lag behind the fence: list anew.
                 self.listing = 0;
+                self.unlisted.clear();
                 self.jobs.retain(|_, (kind, _)| !of_listing(kind));
                 self.again.retain(|(kind, _)| !of_listing(kind));
                 self.list();
             }
-            (Kind::Buckets(wal), Reply::Children(Some(names))) => {
-                let buckets: Option<BTreeSet<_>> = names.iter().map(|name| path::number(name, 10)).collect();
-                let Some(buckets) = buckets else { return self.not_understood(&self.paths.wal(wal)) };
+            // What does not look like this library's own is left alone.
+            (Kind::Buckets(wal), Reply::Children(names)) => {
+                let buckets: BTreeSet<_> =
+                    names.unwrap_or_default().iter().filter_map(|name| path::number(name, 10)).collect();
                 self.inventory.has_buckets(wal, buckets.clone());
                 self.list_names(wal, buckets);
+                self.list_more();
                 self.listed();
             }
-            (Kind::Names(wal, bucket), Reply::Children(Some(names))) => {
-                let firsts: Option<Vec<_>> = names.iter().map(|name| path::number(name, 20)).collect();
-                let Some(firsts) = firsts else {
-                    return self.not_understood(&self.paths.bucket(wal, bucket * path::BUCKET_SEGMENTS));
-                };
+            (Kind::Names(wal, bucket), Reply::Children(names)) => {
+                let names = names.unwrap_or_default();
+                let firsts = names.iter().filter_map(|name| path::number(name, 20)).filter(|first| *first > 0);
                 self.inventory.has_names(wal, bucket, firsts);
+                self.list_more();
                 self.listed();
             }
             (Kind::Epoch, Reply::Data(data)) => {
@@ -114,14 +119,23 @@ impl Archive {
 
     fn list_names(&mut self, wal: WalName, buckets: BTreeSet<u64>) {
         self.listing += buckets.len();
-        for bucket in buckets {
-            let path = self.paths.bucket(wal, bucket * path::BUCKET_SEGMENTS);
-            self.issue(Kind::Names(wal, bucket), Request::Children { path, watch: false });
-        }
+        self.unlisted.extend(buckets.into_iter().map(|bucket| Kind::Names(wal, bucket)));
     }
 
-    fn not_understood(&mut self, path: &str) {
-        self.give_up(format!("a name is not understood: path={path}"));
+    /// Asks for the next of what is to be listed of WALs, a few at a time: all groups share one session.
+    fn list_more(&mut self) {
+        let of_wals = |kind: &Kind| matches!(kind, Kind::Buckets(_) | Kind::Names(..));
+        let again = self.again.iter().filter(|(kind, _)| of_wals(kind)).count();
+        let outstanding = self.jobs.values().filter(|(kind, _)| of_wals(kind)).count() + again;
+        for _ in outstanding..LISTINGS_MAX {
+            let Some(kind) = self.unlisted.pop_front() else { return };
+            let path = match &kind {
+                Kind::Names(wal, bucket) => self.paths.bucket(*wal, bucket * path::BUCKET_SEGMENTS),
+                Kind::Buckets(wal) => self.paths.wal(*wal),
+                other => unreachable!("not of a WAL: {other:?}"),
+            };
+            self.issue(kind, Request::Children { path, watch: false });
+        }
     }
 
     /// A node's pin was read: it holds from when it first named this snapshot.

@@ -128,8 +128,7 @@ impl Listing {
 
     /// Looks at older WALs where those listed do not reach far enough down.
     fn next(&mut self) -> Vec<Query> {
-        let reaches = self.wals.values().any(|wal| wal.reaches(self.covered));
-        if !self.is_complete() || reaches {
+        if !self.is_complete() || self.wals.values().any(|wal| wal.reaches(self.covered)) {
             return Vec::new();
         }
         let queries = self.look(self.step);

@@ -1,11 +1,12 @@
 //! A WAL of many buckets: who took part in it lists and reads the end alone, and whoever trims lists the rest.
 
 use bequest_recovery::entry::{EntryHash, Position};
-use bequest_recovery::keeper::Request;
-use bequest_recovery::path::BUCKET_SEGMENTS;
+use bequest_recovery::keeper::{Outcome, Reply, Request};
+use bequest_recovery::path::{WalName, BUCKET_SEGMENTS};
 use bequest_recovery::reader::{Tail, Unlisted};
+use bytes::Bytes;
 
-use crate::world::{done, World};
+use crate::world::{create, done, World};
 
 /// Segments of the first and the second leadership; the second ends just where a bucket does, so that its mark has one of
 /// its own.
@@ -85,4 +86,31 @@ fn a_leader_that_listed_the_end_alone_trims_as_one_that_listed_everything() {
         (keeping.archive.segments(), tree)
     });
     assert_eq!(left[0], left[1]);
+}
+
+#[test]
+fn what_others_put_below_an_old_wal_is_left_alone_and_hinders_no_trim() {
+    let mut world = world();
+    let all = world.tail_of_observer();
+    let old = WalName { term: 1, node: 1 };
+    let foreign = [
+        world.paths.segment(old, 0, 0),
+        format!("{}/notes", world.paths.bucket(old, 0)),
+        format!("{}/notes", world.paths.wal(old)),
+    ];
+    for path in &foreign {
+        assert_eq!(world.execute(&Request::Multi(vec![create(path, Bytes::new())])), Outcome::Ok(Reply::Done));
+    }
+    let mut keeping = world.keep_from(2, all.end);
+    (0..3).for_each(|_| world.append_kept(&mut keeping));
+    for (at, chunk) in [(all.end, b"one"), (keeping.writer.end(), b"two")] {
+        world.snapshot_at(&mut keeping, at, &[chunk]);
+    }
+    let below = world.paths.wal(old);
+    let left = world.zoo.head().below(&below).map(|(path, _)| path.to_string());
+    let left: Vec<String> =
+        left.filter(|path| path.contains("notes") || path.ends_with("/00000000000000000000")).collect();
+    assert_eq!(left.len(), foreign.len(), "{left:?}");
+    assert!(world.zoo.head().get(&world.paths.wal(WalName::ROOT)).is_none(), "the root WAL is trimmed");
+    assert!(world.zoo.head().get(&world.paths.segment(old, 1, 2)).is_none(), "so are the old one's segments");
 }

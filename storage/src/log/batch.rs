@@ -45,9 +45,10 @@ impl Store {
             .iter()
             .any(|(group, after)| cursors.get(group).is_some_and(|before| before.base.index < after.base.index));
         cursors.extend(changed);
+        drop(cursors);
         if shorter {
-            // States are written past RocksDB's log. The next compaction may delete the entries of what is applied by now;
-            // until then the flush has long ended. A state that is found behind its log all the same is restored.
+            // States are written past RocksDB's log, and the next compaction may delete the entries of what is applied by
+            // now. Not all is flushed in time for certain: a state that is found behind its log is restored.
             database.begin_flush(&database.family(STATE)?)?;
         }
         Ok(())
