@@ -88,11 +88,11 @@ impl Applier {
         self.applied
     }
 
-    /// Applies committed entries, which follow each other and what was applied before without gaps, as one durable
-    /// batch. Returns the answers that somebody waits for, in order.
+    /// Applies committed entries, which follow each other and what was applied before without gaps, as one batch, which
+    /// the machine commits. Returns the answers that somebody waits for, in order.
     ///
     /// # Errors
-    /// If the machine fails or panics, or an entry is of a newer release. Nothing of the batch is durable then, nobody
+    /// If the machine fails or panics, or an entry is of a newer release. Nothing of the batch is committed then, nobody
     /// is answered, and every later call fails the same way.
     ///
     /// # Panics

@@ -42,8 +42,8 @@ pub struct Recovered {
 
 /// A replicated state machine.
 ///
-/// All methods are called in the order of the log and one at a time, though not always on the same thread. `apply` must be deterministic: same entries, same
-/// state and answers, on every node and at every repetition.
+/// All methods are called in the order of the log and one at a time, though not always on the same thread. `apply` must
+/// be deterministic: same entries, same state and answers, on every node and at every repetition.
 ///
 /// A *volatile* machine (state in memory) implements only [`apply`](Self::apply), [`query`](Self::query),
 /// [`snapshot`](Self::snapshot) and [`restore`](Self::restore); it is rebuilt from the archive's snapshot and the log
@@ -61,8 +61,10 @@ pub trait StateMachine: Send + 'static {
     /// Applies one committed command and returns its answer. `index` ascends; not every index carries a command.
     fn apply(&mut self, index: u64, command: &[u8]) -> Bytes;
 
-    /// Ends a batch: everything applied so far, `applied`, and the changed rows become durable together, or are lost
-    /// together in a crash. Need not be synced to disk: what a crash takes is replayed.
+    /// Ends a batch: everything applied since the last one, `applied`, and the changed rows are kept together, or are lost
+    /// together in a crash. None of it need be on disk when this returns: a crash may take any number of whole batches, if
+    /// they are the last ones, and never one before another that stays. What it takes is applied again, from the index
+    /// that [`recover`](Self::recover) then gives.
     ///
     /// # Errors
     /// If the state cannot be written. The node stops this group.

@@ -89,9 +89,10 @@ pub struct Archive {
     sound: BTreeSet<[u8; 32]>,
     manifests: Option<BTreeSet<(u64, u64)>>,
     pins: BTreeMap<u64, (SnapshotName, Duration)>,
+    /// Answers that the listing under way still lacks.
     listing: usize,
-    /// Listings of WALs that wait for their turn; counted in `listing`.
-    unlisted: VecDeque<Kind>,
+    /// Listings of WALs that wait for their turn, and of which znode; counted in `listing`.
+    unlisted: VecDeque<(Kind, String)>,
     /// Version of the chunks' parent as listed.
     epoch: i32,
     /// The sweep under way deletes names that may come back.
@@ -159,7 +160,8 @@ impl Archive {
         !self.swept_out
     }
 
-    /// Segments and marks in all WALs, as far as they were listed; all of them after the first activity.
+    /// Segments and marks in all WALs. Until the first activity has listed what the takeover did not, its buckets count
+    /// as full, and WALs that were not looked at as nothing.
     pub fn segments(&self) -> u64 {
         self.inventory.segments()
     }

@@ -63,7 +63,7 @@ impl Inventory {
         self.current.extend(segments);
     }
 
-    /// Segments and marks that are there, as far as they were listed.
+    /// Segments and marks that are there; what was not listed as [`WalInventory::count`] says.
     pub(crate) fn segments(&self) -> u64 {
         self.inherited() + self.current.len() as u64
     }
@@ -73,7 +73,7 @@ impl Inventory {
         self.sealed.iter().map(WalInventory::count).sum()
     }
 
-    /// Sealed WALs of which it was of no use to whoever took over what is in them, and what of them is not known.
+    /// Sealed WALs of which the takeover needed to know nothing, or only their ends; and what is not known of each.
     pub(crate) fn unlisted(&self) -> Vec<(WalName, Unlisted)> {
         let unlisted = self.sealed.iter().filter(|wal| !wal.is_listed());
         unlisted.map(|wal| (wal.name, wal.unlisted.clone())).collect()

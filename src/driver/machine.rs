@@ -22,7 +22,7 @@ use crate::replica::event::{Apply, Event, GroupNumber, MachineEvent};
 
 pub(crate) use hosted::{Ended, Machine, Machines, Started};
 
-// Entries applied as one durable batch at most, so that the first of them is not answered late.
+// Entries applied as one batch at most, so that the first of them is not answered late.
 const BATCH_ENTRIES_MAX: usize = 4096;
 // Jobs after which another group has its turn.
 const JOBS_MAX: usize = 64;
@@ -174,7 +174,7 @@ impl Worker {
     }
 
     fn apply(&mut self, applier: &mut Applier, mut entries: Vec<Apply>, mut answers: Vec<Option<ProposeAnswer>>) {
-        // What has queued up is applied as one batch: one durable write for all of it.
+        // What has queued up is applied as one batch: one commit for all of it.
         while entries.len() < BATCH_ENTRIES_MAX {
             match self.jobs.try_recv() {
                 Ok(MachineJob::Apply { entries: more, answers: more_answers }) => {

@@ -85,7 +85,7 @@ impl Replica {
             damaged: None,
             passes: 0,
         };
-        let pass = self.pass_of(reading.won.as_ref().map(|won| &won.seen));
+        let pass = self.pass_of(reading.won().map(|won| &won.seen));
         let (Some(mut ahead), Some(session), Some(pass)) = (ahead, opened, pass) else {
             self.enter(Phase::Reading(Box::new(reading)));
             return self.pass(cx, opened);
@@ -137,7 +137,7 @@ impl Replica {
     /// Begins one pass.
     fn pass(&mut self, cx: &mut Context<'_>, opened: Option<SessionNumber>) {
         let Phase::Reading(reading) = &self.phase else { return };
-        let Some(pass) = self.pass_of(reading.won.as_ref().map(|won| &won.seen)) else { return };
+        let Some(pass) = self.pass_of(reading.won().map(|won| &won.seen)) else { return };
         self.epoch += 1;
         let Phase::Reading(reading) = &mut self.phase else { return };
         reading.retry_at = None;
@@ -147,19 +147,14 @@ impl Replica {
         self.ask_pass(cx, asks);
     }
 
-    fn ask_pass(&self, cx: &mut Context<'_>, asks: Vec<reader::Ask>) {
-        match &self.phase {
-            Phase::Reading(reading) if reading.won.is_some() => self.ask_sealed(cx, asks),
-            _ => self.ask_as(cx, Urgency::Normal, asks),
-        }
-    }
-
-    /// Asks for what is sealed, or about to be: in the order of the seal, and before everything else.
-    pub(super) fn ask_sealed(&self, cx: &mut Context<'_>, asks: Vec<reader::Ask>) {
-        self.ask_as(cx, Urgency::Urgent, asks);
-    }
-
-    fn ask_as(&self, cx: &mut Context<'_>, urgency: Urgency, asks: Vec<reader::Ask>) {
+    /// Asks for what a pass needs; what is sealed, or about to be, as urgently as the seal: behind it, and before
+    /// everything else.
+    pub(super) fn ask_pass(&self, cx: &mut Context<'_>, asks: Vec<reader::Ask>) {
+        let urgency = match &self.phase {
+            Phase::Sealing(_) => Urgency::Urgent,
+            Phase::Reading(reading) if reading.won.is_some() => Urgency::Urgent,
+            _ => Urgency::Normal,
+        };
         for ask in asks {
             self.call(cx, urgency, Ask::Pass(ask.tag), ask.request);
         }

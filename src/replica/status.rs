@@ -93,7 +93,7 @@ pub struct GroupStatus {
 }
 
 impl GroupStatus {
-    /// Of a group that stopped before it told anything.
+    /// Of a group that has told nothing yet, or stopped before it did.
     pub(crate) fn unknown() -> Self {
         Self {
             role: Role::Stopped,

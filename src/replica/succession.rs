@@ -35,7 +35,6 @@ pub(super) struct Sealing {
     /// Identical at every attempt.
     request: Request,
     seen: Seen,
-    /// The former holder, to be returned to where the seal is lost.
     report: SuccessionReport,
     began: Now,
     outstanding: bool,
@@ -113,14 +112,14 @@ impl Replica {
             let won = Won { seen: sealing.seen, stage: cx.now, report };
             return self.read_sealed(cx, won, cx.facts.session, None);
         }
-        let sealed = Seen::clone(&sealing.seen);
+        let sealed = sealing.seen.clone();
         self.enter(Phase::Sealing(Box::new(sealing)));
         self.seal_resume(cx);
         // Nothing is done by reading, and nothing of it is looked at before the seal's outcome is known: on one session
         // outcomes come in the order of the requests.
         let Some(pass) = self.pass_of(Some(&sealed)) else { return };
         let (reader, asks) = Reader::ahead(pass, newest);
-        self.ask_sealed(cx, asks);
+        self.ask_pass(cx, asks);
         if let Phase::Sealing(sealing) = &mut self.phase {
             sealing.ahead = Some(reader);
         }

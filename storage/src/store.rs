@@ -216,7 +216,9 @@ impl Store {
         self.shared.database.condemn(reason);
     }
 
-    /// Makes everything written so far survive the death of the machine, of all groups alike.
+    /// Makes everything that [`Store::write`] wrote so far survive the death of the machine, of all groups alike. Not what
+    /// [`KvMachine::commit`](crate::KvMachine::commit) put in force: that is durable once RocksDB has flushed it, which
+    /// each compaction of a log begins and an orderly close waits for. What a death takes of it is applied again.
     ///
     /// # Errors
     /// Any error stops the store: what is on disk is not known, and a second sync may wrongly succeed. Also

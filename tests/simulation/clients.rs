@@ -385,6 +385,11 @@ impl World {
         self.machine_output(pid, group, output);
     }
 
+    fn disk(&mut self, pid: Pid) -> Option<&mut crate::disk::Disk> {
+        let place = self.processes.get(&pid)?.place;
+        Some(self.disks.entry(place).or_default())
+    }
+
     pub fn machine_output(&mut self, pid: Pid, group: usize, output: Vec<Output>) {
         for output in output {
             match output {
@@ -394,8 +399,7 @@ impl World {
                 }
                 Output::Took(_) => {}
                 Output::Write(state) => {
-                    if let Some(place) = self.processes.get(&pid).map(|process| process.place) {
-                        let disk = self.disks.entry(place).or_default();
+                    if let Some(disk) = self.disk(pid) {
                         disk.write(crate::disk::Write::Machine(group, state));
                         if disk.unflushed() > UNFLUSHED_MAX {
                             disk.flush_machines();
@@ -403,8 +407,8 @@ impl World {
                     }
                 }
                 Output::Restored => {
-                    if let Some(place) = self.processes.get(&pid).map(|process| process.place) {
-                        self.disks.entry(place).or_default().flush_machines();
+                    if let Some(disk) = self.disk(pid) {
+                        disk.flush_machines();
                     }
                 }
                 Output::Answer(token, answer) => self.proposal_answered(pid, group, token, &answer),

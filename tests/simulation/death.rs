@@ -72,18 +72,18 @@ impl World {
         self.processes.remove(&pid);
         self.forget_tokens(pid);
         self.last_places.insert(pid, place);
-        if death == Death::Power {
-            let mut roll = self.roll(Part::Process(life, Organ::Death));
-            let unsynced = self.disks.entry(place).or_default().unsynced();
-            let kept = roll.random_range(0..=unsynced);
-            let lost = kept < unsynced && self.comes_true(&roll, "unsynced", || format!("loses {}", unsynced - kept));
-            self.disks.entry(place).or_default().lose_power(if lost { kept } else { unsynced });
-        }
         match death {
             Death::Process => self.disks.entry(place).or_default().lose_process(),
+            Death::Power => {
+                let mut roll = self.roll(Part::Process(life, Organ::Death));
+                let unsynced = self.disks.entry(place).or_default().unsynced();
+                let kept = roll.random_range(0..=unsynced);
+                let lost =
+                    kept < unsynced && self.comes_true(&roll, "unsynced", || format!("loses {}", unsynced - kept));
+                self.disks.entry(place).or_default().lose_power(if lost { kept } else { unsynced });
+            }
             // It closes its store.
             Death::Exit => self.disks.entry(place).or_default().flush_machines(),
-            Death::Power => {}
         }
         if self.processes.is_empty() {
             self.counts.one("all dead at once");

@@ -347,7 +347,7 @@ impl World {
         }
         let client = &mut process.keeper;
         let was_queued = client.queue.retain(|queued| *queued != id) > 0;
-        let sent = (client.outstanding.contains(&id) || client.bundles.carry(id)) && client.reported.insert(id);
+        let sent = (client.outstanding.contains(&id) || client.bundles.carries(id)) && client.reported.insert(id);
         if was_queued || sent {
             self.counts.one("request given up by its client");
             self.report_unknown(pid, id, "deadline");

@@ -37,7 +37,7 @@ impl Archive {
                     match unlisted {
                         Unlisted::All => {
                             self.listing += 1;
-                            self.unlisted.push_back(Kind::Buckets(wal));
+                            self.unlisted.push_back((Kind::Buckets(wal), self.paths.wal(wal)));
                         }
                         Unlisted::Buckets(buckets) => self.list_names(wal, buckets),
                     }
@@ -119,21 +119,17 @@ impl Archive {
 
     fn list_names(&mut self, wal: WalName, buckets: BTreeSet<u64>) {
         self.listing += buckets.len();
-        self.unlisted.extend(buckets.into_iter().map(|bucket| Kind::Names(wal, bucket)));
+        for bucket in buckets {
+            let path = self.paths.bucket(wal, bucket * path::BUCKET_SEGMENTS);
+            self.unlisted.push_back((Kind::Names(wal, bucket), path));
+        }
     }
 
     /// Asks for the next of what is to be listed of WALs, a few at a time: all groups share one session.
     fn list_more(&mut self) {
-        let of_wals = |kind: &Kind| matches!(kind, Kind::Buckets(_) | Kind::Names(..));
-        let again = self.again.iter().filter(|(kind, _)| of_wals(kind)).count();
-        let outstanding = self.jobs.values().filter(|(kind, _)| of_wals(kind)).count() + again;
+        let outstanding = self.jobs.values().chain(&self.again).filter(|(kind, _)| of_a_wal(kind)).count();
         for _ in outstanding..LISTINGS_MAX {
-            let Some(kind) = self.unlisted.pop_front() else { return };
-            let path = match &kind {
-                Kind::Names(wal, bucket) => self.paths.bucket(*wal, bucket * path::BUCKET_SEGMENTS),
-                Kind::Buckets(wal) => self.paths.wal(*wal),
-                other => unreachable!("not of a WAL: {other:?}"),
-            };
+            let Some((kind, path)) = self.unlisted.pop_front() else { return };
             self.issue(kind, Request::Children { path, watch: false });
         }
     }
@@ -187,8 +183,11 @@ impl Archive {
 }
 
 fn of_listing(kind: &Kind) -> bool {
-    let children = matches!(kind, Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Buckets(_) | Kind::Names(..));
-    children || matches!(kind, Kind::Pin(_) | Kind::Epoch)
+    of_a_wal(kind) || matches!(kind, Kind::Chunks | Kind::Manifests | Kind::Pins | Kind::Pin(_) | Kind::Epoch)
+}
+
+fn of_a_wal(kind: &Kind) -> bool {
+    matches!(kind, Kind::Buckets(_) | Kind::Names(..))
 }
 
 fn parse_manifest(name: &str) -> Option<(u64, u64)> {

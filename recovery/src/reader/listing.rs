@@ -35,7 +35,7 @@ impl WalInventory {
         Self { name, items: BTreeSet::new(), unlisted: Unlisted::All }
     }
 
-    /// Segments and marks listed; buckets that were not count as full.
+    /// Segments and marks listed; buckets that were not count as full, and a WAL of which nothing is known as nothing.
     pub(crate) fn count(&self) -> u64 {
         let unlisted = match &self.unlisted {
             Unlisted::All => 0,
@@ -73,7 +73,7 @@ struct Wal {
     inventory: WalInventory,
     /// Answers that are missing.
     outstanding: usize,
-    /// The same of its buckets.
+    /// How many of its buckets are listed next, in the same way.
     step: usize,
 }
 

@@ -47,7 +47,7 @@ impl Bundles {
     }
 
     /// Whether it is on its way with others, by another's name.
-    pub fn carry(&self, id: RequestId) -> bool {
+    pub fn carries(&self, id: RequestId) -> bool {
         self.sent.values().any(|sent| sent.members.contains(&id))
     }
 
