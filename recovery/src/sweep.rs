@@ -1,9 +1,10 @@
 //! What may be deleted, oldest first: trimming of WALs and collection of snapshots nobody needs.
 //!
 //! Only the leader deletes, and every deletion carries the fence. A segment goes once the *previous* verified snapshot
-//! covers it, never the last one of the current WAL; a WAL's mark goes last, in one transaction with its header. Names
-//! that are gone must not come back: the trim of the current WAL's first segment also changes the WAL header, or a late
-//! copy of that segment's own transaction, whose predecessor is the header, would still pass.
+//! covers it, never the last one of the current WAL; a WAL's mark goes last, in one transaction with its header. Where a
+//! segment ends, the next name says, also across WALs: nothing is read for it. Names that are gone must not come back: the
+//! trim of the current WAL's first segment also changes the WAL header, or a late copy of that segment's own transaction,
+//! whose predecessor is the header, would still pass.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -102,8 +103,13 @@ impl Inventory {
         let previous = SnapshotName { index, ..previous };
         self.empty.extend(self.sealed.iter().filter(|wal| wal.is_empty()).map(|wal| wal.name));
         self.sealed.retain(|wal| !wal.is_empty());
-        while let Some(wal) = self.sealed.front_mut() {
-            if !trim_sealed(paths, wal, previous.index, &mut batches) {
+        loop {
+            let next_wal = match self.sealed.get(1) {
+                Some(wal) => wal.first(),
+                None => self.current.front().map(|segment| segment.first),
+            };
+            let Some(wal) = self.sealed.front_mut() else { break };
+            if !trim_sealed(paths, wal, next_wal, previous.index, &mut batches) {
                 break;
             }
             self.sealed.pop_front();
@@ -142,8 +148,14 @@ impl Inventory {
     }
 }
 
-/// Trims a sealed WAL; whether nothing is left of it.
-fn trim_sealed(paths: &GroupPaths, wal: &mut WalInventory, covered: u64, batches: &mut Batches) -> bool {
+/// Trims a sealed WAL, behind which the next one begins with this index, if that is known; whether nothing is left of it.
+fn trim_sealed(
+    paths: &GroupPaths,
+    wal: &mut WalInventory,
+    next_wal: Option<u64>,
+    covered: u64,
+    batches: &mut Batches,
+) -> bool {
     let name = wal.name;
     let path = |first, bucket| paths.segment(name, bucket * BUCKET_SEGMENTS, first);
     let bucket_path = |bucket| paths.bucket(name, bucket * BUCKET_SEGMENTS);
@@ -151,6 +163,8 @@ fn trim_sealed(paths: &GroupPaths, wal: &mut WalInventory, covered: u64, batches
     if !wal.is_listed() {
         return false;
     }
+    // A name forged between two of ours would let the one before it go too soon: whoever can do that could delete that as
+    // well, and who reads there stops at it as damage.
     while let Some(((first, bucket), (next, next_bucket))) = first_two(&wal.items) {
         if next - 1 > covered {
             return false;
@@ -162,9 +176,12 @@ fn trim_sealed(paths: &GroupPaths, wal: &mut WalInventory, covered: u64, batches
         }
         batches.add(ops);
     }
-    match wal.items.first().copied() {
-        Some((mark, bucket)) if mark - 1 <= covered => {
-            batches.alone(vec![delete(path(mark, bucket)), delete(bucket_path(bucket)), delete(paths.wal(name))]);
+    // The last one is the mark, unless somebody took that away, or ZooKeeper lost it: then it is a segment, of which the
+    // snapshot may cover no more than the beginning. Its name does not tell, and whoever took over may never have looked
+    // at it. But the next WAL begins where this one ends, with or without a mark, which has that very index.
+    match (wal.items.first().copied(), next_wal) {
+        (Some((last, bucket)), Some(next)) if next.max(last) - 1 <= covered => {
+            batches.alone(vec![delete(path(last, bucket)), delete(bucket_path(bucket)), delete(paths.wal(name))]);
             true
         }
         // Nothing at all is dealt with elsewhere.

@@ -44,6 +44,11 @@ impl WalInventory {
         self.items.len() as u64 + unlisted * BUCKET_SEGMENTS
     }
 
+    /// The lowest index in it, where that is known.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.items.first().filter(|_| self.is_listed()).map(|(first, _)| *first)
+    }
+
     /// Whether everything in it is known.
     pub(crate) fn is_listed(&self) -> bool {
         matches!(&self.unlisted, Unlisted::Buckets(buckets) if buckets.is_empty())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bequest_recovery::archive::{Archive, ArchiveEvent};
 use bequest_recovery::ballot::wal_header;
 use bequest_recovery::entry::Position;
-use bequest_recovery::keeper::{Op, Outcome, Reason, Refusal, Reply, Request};
+use bequest_recovery::keeper::{Op, Outcome, Reason, Refusal, Reply, Request, SessionNumber};
 use bequest_recovery::path::WalName;
 use bequest_recovery::reader::Ask;
 use bequest_recovery::writer::Writer;
@@ -21,6 +21,14 @@ pub(crate) struct Keeping {
     pub(crate) archive: Archive,
     marked: bool,
     clock: Duration,
+}
+
+/// On which session a request is answered, and how.
+pub(crate) type Answering<'a> = &'a mut dyn FnMut(&mut World, &Request) -> (SessionNumber, Outcome);
+
+/// As a keeper does that nothing happens to.
+fn well(world: &mut World, request: &Request) -> (SessionNumber, Outcome) {
+    (SESSION, world.execute(request))
 }
 
 impl World {
@@ -48,13 +56,24 @@ impl World {
         keeping.archive.acknowledged(keeping.writer.take_done());
     }
 
-    fn run(&mut self, keeping: &mut Keeping, step: (Vec<Ask>, Vec<ArchiveEvent>)) -> Vec<ArchiveEvent> {
+    /// Lets time pass until the archive has nothing to do.
+    pub(crate) fn settle_archive(&mut self, keeping: &mut Keeping, answering: Answering<'_>) -> Vec<ArchiveEvent> {
+        let step = keeping.archive.advance(keeping.clock);
+        self.run(keeping, step, answering)
+    }
+
+    fn run(
+        &mut self,
+        keeping: &mut Keeping,
+        step: (Vec<Ask>, Vec<ArchiveEvent>),
+        answering: Answering<'_>,
+    ) -> Vec<ArchiveEvent> {
         let (asks, mut events) = step;
         let mut queue = VecDeque::from(asks);
         loop {
             while let Some(ask) = queue.pop_front() {
-                let outcome = self.execute(&ask.request);
-                let (more, news) = keeping.archive.take(ask.tag, SESSION, outcome);
+                let (session, outcome) = answering(self, &ask.request);
+                let (more, news) = keeping.archive.take(ask.tag, session, outcome);
                 queue.extend(more);
                 events.extend(news);
             }
@@ -79,15 +98,24 @@ impl World {
         base: Position,
         chunks: &[&'static [u8]],
     ) -> Vec<ArchiveEvent> {
-        let idle = keeping.archive.advance(keeping.clock);
-        let mut events = self.run(keeping, idle);
+        self.snapshot_answered(keeping, base, chunks, &mut well)
+    }
+
+    pub(crate) fn snapshot_answered(
+        &mut self,
+        keeping: &mut Keeping,
+        base: Position,
+        chunks: &[&'static [u8]],
+        answering: Answering<'_>,
+    ) -> Vec<ArchiveEvent> {
+        let mut events = self.settle_archive(keeping, answering);
         keeping.archive.begin(base, vec![1, 2]);
         for chunk in chunks {
             let step = keeping.archive.chunk(Bytes::from_static(chunk));
-            events.extend(self.run(keeping, step));
+            events.extend(self.run(keeping, step, answering));
         }
         let step = keeping.archive.end();
-        events.extend(self.run(keeping, step));
+        events.extend(self.run(keeping, step, answering));
         events
     }
 
@@ -201,8 +229,7 @@ fn an_upload_under_a_lower_ballot_is_fenced_and_the_pointer_stays() {
     let mut world = World::new();
     let mut keeping = world.keep(1);
     world.append(&mut keeping.writer, 1);
-    let idle = keeping.archive.advance(Duration::ZERO);
-    world.run(&mut keeping, idle);
+    world.settle_archive(&mut keeping, &mut well);
     world.seal(2);
     let events = world.snapshot(&mut keeping, &[b"state"]);
     assert!(events.contains(&ArchiveEvent::Fenced), "{events:?}");

@@ -1,12 +1,16 @@
 //! A WAL of many buckets: who took part in it lists and reads the end alone, and whoever trims lists the rest.
 
+use std::collections::BTreeSet;
+
+use bequest_recovery::archive::ArchiveEvent;
 use bequest_recovery::entry::{EntryHash, Position};
-use bequest_recovery::keeper::{Outcome, Reply, Request};
+use bequest_recovery::keeper::{Op, Outcome, Reason, Refusal, Reply, Request, SessionNumber};
 use bequest_recovery::path::{WalName, BUCKET_SEGMENTS};
 use bequest_recovery::reader::{Tail, Unlisted};
 use bytes::Bytes;
 
-use crate::world::{create, done, World};
+use crate::archive::Keeping;
+use crate::world::{create, done, unknown, World, SESSION};
 
 /// Segments of the first and the second leadership; the second ends just where a bucket does, so that its mark has one of
 /// its own.
@@ -14,12 +18,17 @@ const LENGTHS: [u64; 2] = [2 * BUCKET_SEGMENTS + BUCKET_SEGMENTS / 2, 3 * BUCKET
 
 /// Two leaderships have written, a third has sealed and written one segment.
 fn world() -> World {
+    world_and_its_leader().0
+}
+
+fn world_and_its_leader() -> (World, Keeping) {
     let mut world = World::new();
-    for (node, segments) in [(1, LENGTHS[0]), (2, LENGTHS[1]), (1, 1)] {
+    let [_, _, third] = [(1, LENGTHS[0]), (2, LENGTHS[1]), (1, 1)].map(|(node, segments)| {
         let mut keeping = world.keep(node);
         (0..segments).for_each(|_| world.append_kept(&mut keeping));
-    }
-    world
+        keeping
+    });
+    (world, third)
 }
 
 fn position(tail: &Tail, index: u64) -> Position {
@@ -113,4 +122,131 @@ fn what_others_put_below_an_old_wal_is_left_alone_and_hinders_no_trim() {
     assert_eq!(left.len(), foreign.len(), "{left:?}");
     assert!(world.zoo.head().get(&world.paths.wal(WalName::ROOT)).is_none(), "the root WAL is trimmed");
     assert!(world.zoo.head().get(&world.paths.segment(old, 1, 2)).is_none(), "so are the old one's segments");
+}
+
+/// A world in which much is to be trimmed, and the end of its log: the leadership that published two snapshots was deposed
+/// before it deleted anything.
+fn untrimmed_world() -> (World, Position) {
+    let (mut world, mut third) = world_and_its_leader();
+    let all = world.tail_of_observer();
+    let mut deposed = |world: &mut World, request: &Request| {
+        let fenced = Refusal { op: 0, reason: Reason::BadVersion };
+        (SESSION, if deletes(request) { Outcome::Refused(fenced) } else { world.execute(request) })
+    };
+    let covered = position(&all, LENGTHS[0] + BUCKET_SEGMENTS + BUCKET_SEGMENTS / 2);
+    for (at, chunk) in [(covered, b"one"), (all.end, b"two")] {
+        let events = world.snapshot_answered(&mut third, at, &[chunk], &mut deposed);
+        assert!(events.iter().any(|event| matches!(event, ArchiveEvent::Published(_))), "{events:?}");
+    }
+    assert!(world.zoo.head().get(&world.paths.wal(WalName::ROOT)).is_some(), "nothing is trimmed yet");
+    (world, all.end)
+}
+
+fn deletes(request: &Request) -> bool {
+    matches!(request, Request::Multi(ops) if ops.iter().any(|op| matches!(op, Op::Delete { .. })))
+}
+
+/// What becomes of listings of old WALs.
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    /// So many are answered before.
+    after: usize,
+    /// The outcomes of so many are unknown.
+    lost: usize,
+    /// On which session requests are answered from then on.
+    session: SessionNumber,
+}
+
+/// What a new leader's first activity did.
+#[derive(Debug, PartialEq, Eq)]
+struct Activity {
+    /// WALs and buckets that were listed when the first deletion was asked for.
+    listed: BTreeSet<String>,
+    /// What was left of all WALs.
+    left: Vec<String>,
+    /// How often it began to list.
+    opened: usize,
+    /// Listings whose outcomes were unknown.
+    lost: usize,
+}
+
+fn first_activity(world: &mut World, end: Position, trouble: Trouble) -> Activity {
+    let mut keeping = world.keep_from(2, end);
+    (0..3).for_each(|_| world.append_kept(&mut keeping));
+    let (mut listed, mut opened, mut lost, mut answered, mut deleted) = (BTreeSet::new(), 0, 0, 0, false);
+    let wals = world.paths.wals();
+    let events = world.settle_archive(&mut keeping, &mut |world, request| {
+        let troubled = answered >= trouble.after;
+        let session = if troubled && lost > 0 { trouble.session } else { SESSION };
+        match request {
+            Request::Children { path, .. } if path.starts_with(&wals) => {
+                if troubled && lost < trouble.lost {
+                    lost += 1;
+                    return (session, unknown());
+                }
+                answered += 1;
+                assert!(!deleted, "listed behind a deletion: {path}");
+                listed.insert(path.clone());
+            }
+            Request::Multi(ops) if ops.len() == 1 => opened += 1,
+            request => deleted |= deletes(request),
+        }
+        (session, world.execute(request))
+    });
+    assert!(deleted && events.is_empty(), "{events:?}");
+    let left = world.zoo.head().below(&wals).map(|(path, _)| path.to_string()).collect();
+    Activity { listed, left, opened, lost }
+}
+
+#[test]
+fn a_listing_whose_outcome_is_unknown_is_asked_again_on_whatever_session_before_anything_is_trimmed() {
+    let (mut world, end) = untrimmed_world();
+    let (backup, version, term) = (world.zoo.backup(), world.version, world.term);
+    let mut activity = |trouble| {
+        world.zoo.roll_back(&backup);
+        (world.session, world.version, world.term) = (world.zoo.connect(0), version, term);
+        first_activity(&mut world, end, trouble)
+    };
+    let well = activity(Trouble { after: 0, lost: 0, session: SESSION });
+    // Three WALs that the takeover did not look at, and their buckets.
+    assert_eq!((well.listed.len(), well.opened), (3 + 1 + 3 + 4, 1));
+    let next = SessionNumber(SESSION.0 + 1);
+    for after in 0..well.listed.len() {
+        // That one alone, or whatever else is on its way too.
+        for (lost, session) in [(1, SESSION), (1, next), (20, SESSION), (20, next)] {
+            let trouble = Trouble { after, lost, session };
+            let Activity { listed, left, opened, lost: found } = activity(trouble);
+            assert_eq!(found, lost, "{trouble:?}");
+            assert_eq!((&listed, &left), (&well.listed, &well.left), "{trouble:?}");
+            // What one session shows may be older than what another has shown.
+            assert_eq!(opened, if session == SESSION { 1 } else { 2 }, "{trouble:?}");
+        }
+    }
+}
+
+#[test]
+fn an_old_wal_without_its_mark_keeps_a_last_segment_that_is_covered_in_part() {
+    let mut world = World::new();
+    let mut first = world.keep(1);
+    (0..2).for_each(|_| world.append_kept(&mut first));
+    world.append(&mut first.writer, 5);
+    for node in [2, 1] {
+        let mut keeping = world.keep(node);
+        (0..2).for_each(|_| world.append_kept(&mut keeping));
+    }
+    let all = world.tail_of_observer();
+    let mark = world.paths.segment(first.wal, 3, 8);
+    assert!(world.zoo.head().get(&mark).is_some());
+    world.zoo.tamper(&mark, None);
+    let mut keeping = world.keep_from(2, all.end);
+    world.append_kept(&mut keeping);
+    let newest = keeping.writer.end();
+    let mut left = Vec::new();
+    for (at, chunk) in [(position(&all, 4), b"one"), (all.end, b"two"), (newest, b"six")] {
+        world.snapshot_at(&mut keeping, at, &[chunk]);
+        let there = |path: String| world.zoo.head().get(&path).is_some();
+        left.push([1, 3].map(|index| there(world.paths.segment(first.wal, 0, index))));
+    }
+    assert_eq!(left, [[true, true], [false, true], [false, false]], "nothing, 4 and all.end are covered");
+    assert!(world.zoo.head().get(&world.paths.wal(first.wal)).is_none());
 }
