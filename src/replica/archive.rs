@@ -47,6 +47,11 @@ impl Snapshots {
         self.trouble.as_deref()
     }
 
+    /// Whether none is being taken, or waits until it may be.
+    pub(super) fn rest(&self, now: Now) -> bool {
+        !self.taking && now >= self.not_before
+    }
+
     pub(super) fn grew(&mut self, bytes: u64) {
         self.grown_bytes += bytes;
         self.grown_segments += 1;

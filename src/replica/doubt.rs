@@ -48,7 +48,7 @@ impl Replica {
         let (stand, progress) = match &self.phase {
             Phase::Leader(leader) if leader.won.seen.version == version => {
                 let patience = self.suspicion.timeout(cx.config, cx.facts);
-                if !cx.facts.connected || leader.stalled(cx.now, patience) {
+                if !cx.facts.connected || leader.stalled(cx, patience) {
                     return None;
                 }
                 // A leader whose first entry is not committed yet is still on the way.

@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 
 use bequest_recovery::entry::{Entry, EntryHash, Position};
 use raft::eraftpb::{ConfState, Message, MessageType};
-use raft::{Config as RaftConfig, RawNode, StateRole};
+use raft::{Config as RaftConfig, ProgressState, RawNode, StateRole};
 
 use super::event::NodeId;
 use super::log::{from_raft, Log};
+use super::merge::merged;
 
 /// Witnesses of every group, whatever its size.
 const WITNESSES: u64 = 7;
@@ -23,13 +24,15 @@ const WITNESS_BIT: u64 = 1 << 63;
 const _: () = assert!(NODES_MAX as u64 <= WITNESSES);
 
 /// Bytes of entries raft-rs puts into one message to a peer.
-const MESSAGE_BYTES: u64 = 1 << 20;
+pub(super) const MESSAGE_BYTES: u64 = 1 << 20;
 /// Messages with entries to one peer without an answer.
 const MESSAGES_IN_FLIGHT: usize = 64;
 
 pub(super) fn is_witness(id: u64) -> bool {
     id & WITNESS_BIT != 0
 }
+
+const LAST_WITNESS: u64 = WITNESS_BIT | WITNESSES;
 
 fn witnesses() -> impl Iterator<Item = u64> {
     (1..=WITNESSES).map(|number| WITNESS_BIT | number)
@@ -209,6 +212,13 @@ impl Engine {
     pub(super) fn acknowledge(&mut self, index: u64) {
         assert!(self.is_leader() && index <= self.last(), "acknowledged by nobody: index={index}");
         for witness in witnesses() {
+            let progress = self.raft.0.raft.mut_prs().get_mut(witness);
+            let known = progress.filter(|progress| progress.state == ProgressState::Replicate);
+            if let Some(progress) = known.filter(|_| witness != LAST_WITNESS) {
+                // They say the same thing: to let raft-rs count the votes once is enough, at the last one's message.
+                progress.maybe_update(index);
+                continue;
+            }
             let mut response = self.witness_message(witness, MessageType::MsgAppendResponse);
             response.index = index;
             self.step(response);
@@ -269,6 +279,12 @@ impl Engine {
         raft.send_append(peer.0);
     }
 
+    /// Whether raft-rs knows that the peer has the whole log and knows what is committed: nothing is to be repeated.
+    pub(super) fn is_up_to_date(&self, peer: NodeId) -> bool {
+        let progress = self.raft.0.raft.prs().get(peer.0);
+        progress.is_some_and(|progress| progress.matched == self.last() && progress.committed_index >= self.commit())
+    }
+
     /// The follower among `peers` that has most of the log, and up to where.
     pub(super) fn most_caught_up(&self, peers: impl Iterator<Item = NodeId>) -> Option<(NodeId, u64)> {
         let progress = self.raft.0.raft.prs();
@@ -286,7 +302,7 @@ impl Engine {
         let mut ready = raw.ready();
         assert!(ready.snapshot().is_empty(), "raft-rs was given a snapshot");
         assert!(ready.read_states().is_empty(), "raft-rs was asked to read");
-        outputs.messages = ready.take_messages();
+        outputs.messages = merged(ready.take_messages());
         let entries = ready.take_entries();
         if let Some(first) = entries.first() {
             let last = raw.store().last().index;
@@ -336,7 +352,7 @@ impl Engine {
                 messages.extend(done.messages);
             }
         }
-        messages
+        merged(messages)
     }
 
     /// Payloads were fetched from disk: raft-rs asks again for what it wanted to send.

@@ -14,30 +14,38 @@ use bequest_recovery::path::{GroupPaths, WalName};
 use bequest_recovery::planted;
 use bequest_recovery::reader::{Ask as WriterAsk, Tail};
 use bequest_recovery::record::Uuid;
-use bequest_recovery::segment::ENTRY_BYTES_MAX;
 use bequest_recovery::writer::{Writer, WriterEvent};
-use bytes::Bytes;
 
 use super::archive::Snapshots;
 use super::context::Context;
 use super::engine::Engine;
 use super::event::{Effect, NodeId, Now, Token};
 use super::log::ENTRY_OVERHEAD;
+use super::propose::Gathered;
 use super::replica::{Ask, Phase, Replica, RETRY};
 use super::succession::Won;
-use crate::command::Command;
 use crate::error::{GroupError, ProposeError, ReadError};
 
 /// Segments sent without waiting for a full one, so that one caller alone never waits for a batch to fill.
 const EAGER_SEGMENTS: usize = 2;
+// Requests of all groups beyond which one segment of each is enough: it waits for its turn among them anyway.
+const CROWDED: usize = 16;
 /// Link beats between two of raft-rs' own heartbeats, which only repeat what may have been lost.
 const TICK_BEATS: u32 = 4;
+/// How many times as long a group's appends may wait while those of others are answered.
+const TURN: u32 = 8;
 /// Checks for reads outstanding at once.
 const CHECKS_IN_FLIGHT: usize = 4;
 /// How long a handover waits for the follower before it vacates.
 const HAND_OVER: Duration = Duration::from_secs(2);
-/// Bytes of a proposal's entry that are not its data.
-pub const PROPOSAL_BYTES_MAX: usize = ENTRY_BYTES_MAX - 1024;
+/// Segments of one group that are not full and on their way at once.
+pub(super) fn eager_segments(cx: &Context<'_>) -> usize {
+    if cx.calls.outstanding() > CROWDED {
+        1
+    } else {
+        EAGER_SEGMENTS
+    }
+}
 
 /// A read that waits.
 #[derive(Debug)]
@@ -51,7 +59,7 @@ struct Waiting {
 
 /// A handover under way.
 #[derive(Clone, Copy, Debug)]
-struct HandOver {
+pub(super) struct HandOver {
     since: Now,
     asked: bool,
 }
@@ -76,7 +84,9 @@ pub(super) struct Leader {
     ticked: Now,
     /// This term's first entry.
     first_own: u64,
-    hand_over: Option<HandOver>,
+    pub(super) hand_over: Option<HandOver>,
+    /// Accepted, and not yet given to raft-rs.
+    pub(super) gathered: Gathered,
     pub(super) asked_to_fetch: Vec<(NodeId, Now)>,
 }
 
@@ -110,6 +120,7 @@ impl Leader {
             ticked: cx.now,
             first_own: engine.last(),
             hand_over: None,
+            gathered: Gathered::default(),
             asked_to_fetch: Vec::new(),
         }
     }
@@ -120,82 +131,24 @@ impl Leader {
     }
 
     /// Whether appends are on their way and none was acknowledged for so long.
-    pub(super) fn stalled(&self, now: Now, patience: Duration) -> bool {
-        self.writer.in_flight() > 0 && now.since(self.moved) >= patience
+    ///
+    /// Where ZooKeeper answers writes of other groups, this one's wait for their turn behind them: another leader would
+    /// only make that longer. But not for ever.
+    pub(super) fn stalled(&self, cx: &Context<'_>, patience: Duration) -> bool {
+        let moved = cx.now.since(self.moved);
+        let turn = cx.now.since(cx.facts.answered) < patience && moved < patience * TURN;
+        self.writer.in_flight() > 0 && moved >= patience && !turn
     }
 
-    pub(super) fn wake_at(&self, cx: &Context<'_>) -> Now {
-        let tick = self.ticked + cx.config.beat * TICK_BEATS;
-        self.retry_at.map_or(tick, |at| at.min(tick))
+    /// Whether nothing is under way that time has a part in.
+    fn rests(&self, cx: &Context<'_>) -> bool {
+        let archive = self.snapshots.rest(cx.now) && self.archive.idle();
+        cx.facts.connected && self.served && self.hand_over.is_none() && archive
     }
 }
 
 impl Replica {
-    // ---- proposals and reads --------------------------------------------------------------------------------------
-
-    pub(super) fn propose(&mut self, cx: &mut Context<'_>, token: Token, data: Bytes) {
-        match self.try_propose(cx, token, data) {
-            Ok(()) => self.proposals += 1,
-            Err(error) => {
-                if matches!(error, ProposeError::Busy { .. }) {
-                    self.busy += 1;
-                }
-                cx.push(Effect::RefuseProposal(token, error));
-            }
-        }
-    }
-
-    fn try_propose(&mut self, cx: &mut Context<'_>, token: Token, data: Bytes) -> Result<(), ProposeError> {
-        let size = data.len();
-        if size > PROPOSAL_BYTES_MAX {
-            return Err(ProposeError::ProposalTooLarge { size, limit: PROPOSAL_BYTES_MAX });
-        }
-        if let Phase::Stopped(error) = &self.phase {
-            return Err(ProposeError::Stopped(error.clone()));
-        }
-        if cx.facts.shutting_down {
-            return Err(ProposeError::ShuttingDown);
-        }
-        let known = self.leader();
-        let other = known.filter(|leader| leader.node != cx.config.node);
-        let (Phase::Leader(leader), Some(identity)) = (&mut self.phase, &self.identity) else {
-            return Err(ProposeError::NotLeader { leader: other });
-        };
-        if leader.hand_over.is_some() {
-            return Err(ProposeError::Busy { reason: "handing over" });
-        }
-        let limits = &identity.limits;
-        if self.outstanding.len() >= cx.config.proposals_in_flight {
-            return Err(ProposeError::Busy { reason: "proposals in flight" });
-        }
-        if self.outstanding_bytes + size > cx.config.proposal_bytes_in_flight && !self.outstanding.is_empty() {
-            return Err(ProposeError::Busy { reason: "proposal bytes in flight" });
-        }
-        let Some(engine) = &mut self.engine else { return Err(ProposeError::NotLeader { leader: other }) };
-        let needed = size as u64 + ENTRY_OVERHEAD;
-        if engine.log().bytes() + needed > limits.wal_bytes {
-            // What no snapshot makes room for asks for none.
-            if needed <= limits.wal_bytes {
-                leader.snapshots.press();
-            }
-            return Err(ProposeError::Busy { reason: "wal bytes" });
-        }
-        if leader.archive.segments() >= limits.wal_segments {
-            leader.snapshots.press();
-            return Err(ProposeError::Busy { reason: "wal segments" });
-        }
-        let term = engine.term();
-        let Some(index) = engine.propose(data) else { return Err(ProposeError::Busy { reason: "raft" }) };
-        self.tokens.insert(index, (term, token));
-        self.outstanding.push_back((index, size));
-        self.outstanding_bytes += size;
-        Ok(())
-    }
-
-    /// Appends an entry of the library's own, which only moves the log on. Passes where proposals are refused.
-    pub(super) fn propose_internal(&mut self) -> bool {
-        self.engine.as_mut().is_some_and(|engine| engine.propose(Command::Internal.encode()).is_some())
-    }
+    // ---- reads ----------------------------------------------------------------------------------------------------
 
     pub(super) fn read(&mut self, cx: &mut Context<'_>, token: Token) {
         let other = self.leader().filter(|leader| leader.node != cx.config.node);
@@ -303,7 +256,7 @@ impl Replica {
                 entries.push(entry.clone());
             }
             // While segments are on their way the next one gathers, unless it is full already.
-            if !full && leader.writer.in_flight() >= EAGER_SEGMENTS {
+            if !full && leader.writer.in_flight() >= eager_segments(cx) {
                 break;
             }
             if leader.writer.in_flight() == 0 {
@@ -322,8 +275,6 @@ impl Replica {
         }
         self.ask_writer(cx, asks);
     }
-
-    // ---- reads ----------------------------------------------------------------------------------------------------
 
     /// Lets reads through whose fence is confirmed, and asks for confirmation where no append will bring it.
     fn serve_reads(&mut self, cx: &mut Context<'_>) {
@@ -376,6 +327,22 @@ impl Replica {
     }
 
     // ---- time -----------------------------------------------------------------------------------------------------
+
+    /// Whether raft-rs' heartbeats would repeat nothing that may have been lost, and nothing else waits for a tick.
+    fn leads_quietly(&self, cx: &Context<'_>) -> bool {
+        let (Phase::Leader(leader), Some(engine), Some(identity)) = (&self.phase, &self.engine, &self.identity) else {
+            return false;
+        };
+        let linked = |peer: &NodeId| cx.facts.peers.get(peer).is_some_and(|peer| peer.link.is_some());
+        leader.rests(cx) && identity.voters.iter().filter(|peer| linked(peer)).all(|peer| engine.is_up_to_date(*peer))
+    }
+
+    /// When a leader is to be ticked.
+    pub(super) fn lead_wake_at(&self, cx: &Context<'_>, leader: &Leader) -> Option<Now> {
+        let tick =
+            if self.leads_quietly(cx) { self.tell_at } else { Some(leader.ticked + cx.config.beat * TICK_BEATS) };
+        leader.retry_at.into_iter().chain(tick).min()
+    }
 
     pub(super) fn lead_tick(&mut self, cx: &mut Context<'_>) {
         let Phase::Leader(leader) = &mut self.phase else { return };
@@ -433,7 +400,7 @@ impl Replica {
             return;
         };
         let Some(hand_over) = &mut leader.hand_over else { return };
-        if !self.tokens.is_empty() || engine.commit() < engine.last() {
+        if !self.tokens.is_empty() || !leader.gathered.is_empty() || engine.commit() < engine.last() {
             return;
         }
         let linked = |peer: &NodeId| cx.facts.peers.get(peer).is_some_and(|peer| peer.link.is_some());

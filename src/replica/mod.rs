@@ -18,8 +18,10 @@ mod hint;
 mod lead;
 mod links;
 mod log;
+mod merge;
 mod message;
 mod peers;
+mod propose;
 mod publish;
 mod reading;
 mod registry;
@@ -53,7 +55,7 @@ use roster::Roster;
 
 pub use engine::NODES_MAX;
 pub use event::default_limits;
-pub use lead::PROPOSAL_BYTES_MAX;
+pub use propose::PROPOSAL_BYTES_MAX;
 
 use crate::error::{ProposeError, ReadError};
 

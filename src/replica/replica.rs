@@ -375,7 +375,7 @@ impl Replica {
                     }
                 }
             }
-            Phase::Leader(leader) => Some(leader.wake_at(cx)),
+            Phase::Leader(leader) => self.lead_wake_at(cx, leader),
             Phase::Restoring(_) => {
                 idle = Some(cx.config.election_timeout);
                 None
@@ -405,6 +405,7 @@ impl Replica {
 
     /// Ends a step: whatever raft-rs has ready, whatever can be appended, and the status.
     pub(super) fn settle(&mut self, cx: &mut Context<'_>) {
+        self.admit(cx);
         self.pump(cx);
         self.lead_settle(cx);
         self.publish(cx, false);

@@ -44,13 +44,17 @@ impl Replica {
             cx.push(Effect::RefuseProposal(token, ProposeError::Unknown));
         }
         if let Phase::Leader(leader) = &mut self.phase {
-            let reads = leader.take_reads();
+            let (reads, gathered) = (leader.take_reads(), leader.gathered.take());
             if leader.served {
                 cx.push(Effect::Leadership(self.number, false));
             }
             let leader = self.leader().filter(|leader| leader.node != cx.config.node);
             for token in reads {
                 cx.push(Effect::RefuseRead(token, ReadError::NotLeader { leader: leader.clone() }));
+            }
+            // Of these it is certain that nothing came.
+            for (token, _) in gathered {
+                cx.push(Effect::RefuseProposal(token, ProposeError::NotLeader { leader: leader.clone() }));
             }
         }
         self.outstanding.clear();

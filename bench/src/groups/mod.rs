@@ -21,7 +21,7 @@ use crate::load::{Measured, Timing};
 use crate::machine::{busy_seconds, resident_mib};
 use crate::options::{chosen, seconds, within, Common};
 use crate::outcome::Outcome;
-use crate::plan::{turns, Case, Kind, IN_FLIGHT_MAX};
+use crate::plan::{turns, Case, Kind};
 use crate::plot::{plot, table, Line};
 use crate::results::{told, Bound, Ratio};
 use crate::stats::Spread;
@@ -56,7 +56,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     warm_up: Option<f64>,
     /// Writes in flight, over all groups together.
-    #[arg(long, value_name = "WRITES", default_value_t = 1024, value_parser = within(IN_FLIGHT_MAX))]
+    #[arg(long, value_name = "WRITES", default_value_t = 1024, value_parser = within(65_536))]
     in_flight: usize,
     /// How often everything is measured; 3 by default.
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=1000))]
