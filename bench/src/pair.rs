@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bequest::{bootstrap, default_limits};
+use bequest::{bootstrap, default_limits, Limits};
 use bequest_harness::Process;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,6 +13,8 @@ use crate::load::Measured;
 use crate::node::{arguments, Order, Report, GROUP};
 use crate::options::Place;
 
+/// 4,096 entries of 64 KiB are in flight at once, and more than these must fit.
+const WAL_BYTES: u64 = 768 << 20;
 const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// A leader and a follower. Dropping it kills both.
@@ -26,7 +28,8 @@ pub(crate) struct Pair {
 impl Pair {
     /// Creates a group of two at `keeper`, starts both nodes and waits until they are linked.
     pub(crate) async fn start(keeper: String, synced: bool, dir: &Path, seed: u64) -> Result<Self> {
-        bootstrap(&keeper, GROUP, &[1, 2], default_limits()).await?;
+        let limits = Limits { wal_bytes: WAL_BYTES, ..default_limits() };
+        bootstrap(&keeper, GROUP, &[1, 2], limits).await?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let control = listener.local_addr()?;
         let start = |which: &str| -> Result<Process> {

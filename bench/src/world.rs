@@ -18,7 +18,7 @@ use crate::plan::{Case, Contender, Entry, Kind};
 use crate::values::Values;
 
 /// ZooKeeper's heap: log, snapshots and everybody's znodes, without its collector being what is measured.
-const HEAP_MB: u32 = 2048;
+const HEAP_MB: u32 = 4096;
 /// What servers run with in production, in place of what makes them start fast for tests.
 const JVM_OPTIONS: [&str; 3] = ["-XX:-UseSerialGC", "-XX:+UseG1GC", "-XX:TieredStopAtLevel=4"];
 const TICK_MS: u64 = 2000;

@@ -106,8 +106,8 @@ pub(super) struct Facts {
     pub(super) peers: BTreeMap<NodeId, Peer>,
     /// Smoothed time a write to ZooKeeper takes.
     pub(super) write_latency: Duration,
-    /// When a write was answered last.
-    pub(super) answered: Now,
+    /// When an append was answered last, of whatever group.
+    pub(super) appended: Now,
     /// The last write that was counted: when its answer came, and after how long.
     last_write: Option<(Now, Duration)>,
     /// The node is going away.
@@ -120,7 +120,6 @@ impl Facts {
     /// What was out on a dead connection is answered late all at once, and says nothing about ZooKeeper. So writes that
     /// were out together count as one, and it takes two in a row to make ZooKeeper slow.
     pub(super) fn wrote(&mut self, now: Now, issued: Now) {
-        self.answered = now;
         if self.last_write.is_some_and(|(answered, _)| issued < answered) {
             return;
         }

@@ -28,16 +28,18 @@ use crate::error::{GroupError, ProposeError, ReadError};
 
 /// Segments sent without waiting for a full one, so that one caller alone never waits for a batch to fill.
 const EAGER_SEGMENTS: usize = 2;
-// Requests of all groups beyond which one segment of each is enough: it waits for its turn among them anyway.
+/// Requests of all groups beyond which one segment of each is enough: it waits for its turn among them anyway.
 const CROWDED: usize = 16;
 /// Link beats between two of raft-rs' own heartbeats, which only repeat what may have been lost.
 const TICK_BEATS: u32 = 4;
 /// How many times as long a group's appends may wait while those of others are answered.
 const TURN: u32 = 8;
+const TURN_MAX: Duration = Duration::from_secs(10);
 /// Checks for reads outstanding at once.
 const CHECKS_IN_FLIGHT: usize = 4;
 /// How long a handover waits for the follower before it vacates.
 const HAND_OVER: Duration = Duration::from_secs(2);
+
 /// Segments of one group that are not full and on their way at once.
 pub(super) fn eager_segments(cx: &Context<'_>) -> usize {
     if cx.calls.outstanding() > CROWDED {
@@ -45,6 +47,14 @@ pub(super) fn eager_segments(cx: &Context<'_>) -> usize {
     } else {
         EAGER_SEGMENTS
     }
+}
+
+/// Whether a leader does not get on, that has moved so long ago, on a node of which any group has.
+///
+/// Where ZooKeeper answers appends of other groups, this one's wait for their turn behind them: another leader would only
+/// make that longer. But not for ever.
+fn is_stalled(own: Duration, any: Duration, patience: Duration) -> bool {
+    own >= patience && (any >= patience || own >= (patience * TURN).min(TURN_MAX))
 }
 
 /// A read that waits.
@@ -131,13 +141,9 @@ impl Leader {
     }
 
     /// Whether appends are on their way and none was acknowledged for so long.
-    ///
-    /// Where ZooKeeper answers writes of other groups, this one's wait for their turn behind them: another leader would
-    /// only make that longer. But not for ever.
     pub(super) fn stalled(&self, cx: &Context<'_>, patience: Duration) -> bool {
-        let moved = cx.now.since(self.moved);
-        let turn = cx.now.since(cx.facts.answered) < patience && moved < patience * TURN;
-        self.writer.in_flight() > 0 && moved >= patience && !turn
+        let (own, any) = (cx.now.since(self.moved), cx.now.since(cx.facts.appended));
+        self.writer.in_flight() > 0 && is_stalled(own, any, patience)
     }
 
     /// Whether nothing is under way that time has a part in.
@@ -334,7 +340,10 @@ impl Replica {
             return false;
         };
         let linked = |peer: &NodeId| cx.facts.peers.get(peer).is_some_and(|peer| peer.link.is_some());
-        leader.rests(cx) && identity.voters.iter().filter(|peer| linked(peer)).all(|peer| engine.is_up_to_date(*peer))
+        // What lies ready in raft-rs is taken when something happens to this replica, at its next tick if nothing else.
+        leader.rests(cx)
+            && engine.is_quiet()
+            && identity.voters.iter().filter(|peer| linked(peer)).all(|peer| engine.is_up_to_date(*peer))
     }
 
     /// When a leader is to be ticked.
@@ -425,5 +434,22 @@ impl Replica {
         if matches!(self.phase, Phase::Leader(_)) {
             cx.push(Effect::SnapshotAbandon { group: self.number, upload: self.uploads });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn appends_that_wait_behind_those_of_other_groups_are_no_stall_for_a_while() {
+        let [short, patience, long] = [100, 150, 8 * 150].map(Duration::from_millis);
+        assert!(!is_stalled(short, short, patience), "it gets on");
+        assert!(is_stalled(patience, patience, patience), "nobody does");
+        assert!(!is_stalled(patience, short, patience), "others do");
+        assert!(is_stalled(long, short, patience), "others do, and this one does not");
+        let after_flaps = TURN_MAX * 2;
+        assert!(!is_stalled(TURN_MAX, short, after_flaps));
+        assert!(is_stalled(after_flaps, short, after_flaps), "patience is the least");
     }
 }

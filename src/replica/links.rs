@@ -97,7 +97,11 @@ impl Core {
             }
             Some(Body::Hello(hello)) => {
                 for group in hello.groups {
-                    self.in_group(now, &group.group, out, |r, _| r.greeted(peer));
+                    self.in_group(now, &group.group, out, |r, cx| {
+                        // What was said so far rests on a log that may be no more.
+                        r.pump(cx);
+                        r.greeted(peer);
+                    });
                 }
             }
             Some(Body::HandOver(group)) => {

@@ -4,15 +4,17 @@
 //! one turn of the core has for a peer is put together here: to a peer it looks as if the leader had been given the
 //! proposals all at once, and as if the network had lost all answers but the last.
 
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::engine::MESSAGE_BYTES;
+use super::log::ENTRY_OVERHEAD;
 
 /// Puts together what can be, for each peer in order.
 pub(super) fn merged(messages: Vec<Message>) -> Vec<Message> {
     let mut list: Vec<(Message, u64)> = Vec::with_capacity(messages.len());
     for mut message in messages {
-        let bytes = message.entries.iter().map(|entry| (entry.data.len() + entry.context.len()) as u64).sum();
+        let size = |entry: &Entry| (entry.data.len() + entry.context.len()) as u64 + ENTRY_OVERHEAD;
+        let bytes = message.entries.iter().map(size).sum();
         // Only with the last one to the same peer: between two of them nothing may change places.
         let last = list.iter_mut().rev().find(|(before, _)| before.to == message.to);
         if !last.is_some_and(|last| absorb(last, &mut message, bytes)) {
@@ -49,7 +51,7 @@ fn absorb((last, last_bytes): &mut (Message, u64), next: &mut Message, next_byte
 
 #[cfg(test)]
 mod tests {
-    use raft::eraftpb::Entry;
+    use protobuf::Message as _;
 
     use super::*;
 
@@ -100,9 +102,13 @@ mod tests {
 
     #[test]
     fn one_message_has_no_more_bytes_than_raft_puts_into_one() {
-        let half = MESSAGE_BYTES as usize / 2;
+        let half = (MESSAGE_BYTES / 2 - ENTRY_OVERHEAD) as usize;
         let list = vec![append(2, 5, 1, half), append(2, 6, 1, half), append(2, 7, 1, 1)];
         assert_eq!(shapes(list), [(2, 5, 7, 6), (2, 7, 8, 7)]);
+        // Entries that are nearly nothing but what they take beside their data.
+        let many = (0..4_000).map(|message| append(2, 1 << 60 | message * 100, 100, 2)).collect();
+        let sizes: Vec<_> = merged(many).iter().map(|message| u64::from(message.compute_size())).collect();
+        assert!(sizes.len() > 10 && sizes.iter().all(|size| *size <= MESSAGE_BYTES + 100), "{sizes:?}");
     }
 
     #[test]

@@ -276,7 +276,12 @@ impl Core {
                     self.testify(now, &question, out);
                 }
             }
-            Owner::Group(group, call) => self.with(now, group, out, |r, cx| r.outcome(cx, call, session, outcome)),
+            Owner::Group(group, call) => {
+                if call.is_append() && matches!(outcome, Outcome::Ok(_)) {
+                    self.facts.appended = now;
+                }
+                self.with(now, group, out, |r, cx| r.outcome(cx, call, session, outcome));
+            }
         }
         self.doubts(now, out);
     }

@@ -58,6 +58,12 @@ pub(super) struct Call {
     ask: Ask,
 }
 
+impl Call {
+    pub(super) fn is_append(&self) -> bool {
+        matches!(self.ask, Ask::Writer(_))
+    }
+}
+
 /// What the genesis says.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {

@@ -45,6 +45,7 @@ schedules! {
     lives::a_heartbeat_to_an_earlier_life_commits_nothing,
     lives::a_heartbeat_due_as_a_new_life_is_met_commits_nothing,
     lives::a_term_that_no_ballot_showed_deafens_nobody,
+    lives::a_leader_repeats_only_what_may_be_lost,
     reads::a_read_sees_what_was_replayed,
     reads::a_read_is_not_confirmed_by_what_was_asked_before_it,
     reads::a_deposed_leader_answers_nothing_as_done,

@@ -80,7 +80,7 @@ pub fn a_term_that_no_ballot_showed_deafens_nobody() {
     stage(&CALM, |stage| {
         stage.play("start n1; until n1 leads; start n2; until n2 follows; propose n1; until answered; until quiet");
         let second = stage.pid(2);
-        // Appends, and what was committed: a leader whose follower has everything sends nothing else.
+        // A follower whose answer is missing is sent heartbeats.
         stage.play("hold n2 messages; propose n1; pass 130ms");
         let sent = stage.0.held.remove(&(second, Part::Messages)).unwrap_or_default();
         let mut forged = 0;
@@ -90,7 +90,29 @@ pub fn a_term_that_no_ballot_showed_deafens_nobody() {
             forged += u32::from(damaged.is_some());
             stage.0.message(second, from, link, damaged.unwrap_or(bytes));
         }
-        assert!(forged > 0, "no message came");
+        assert!(forged > 0, "no heartbeat came");
+        stage.must_recover();
+    });
+}
+
+/// What is lost on the way to a follower is repeated, and nothing else: raft-rs' heartbeats to a follower that has everything,
+/// and knows what of it is committed, would only cost.
+pub fn a_leader_repeats_only_what_may_be_lost() {
+    stage(&CALM, |stage| {
+        stage.play("start n1; until n1 leads; start n2; until n2 follows; propose n1; until answered; until quiet");
+        let second = stage.pid(2);
+        let of_raft = |stage: &Stage| {
+            let held = stage.0.held.get(&(second, Part::Messages)).into_iter().flatten();
+            let raft =
+                |held: &&Happening| matches!(held, Happening::Message { bytes, .. } if of_term(bytes, 1).is_some());
+            held.filter(raft).count()
+        };
+        stage.play("hold n2 messages; pass 140ms");
+        assert_eq!(of_raft(stage), 0, "heartbeats");
+        stage.play("propose n1; until answered; pass 1ms");
+        let said = of_raft(stage);
+        stage.play("pass 140ms");
+        assert!(of_raft(stage) > said, "nothing is repeated");
         stage.must_recover();
     });
 }
