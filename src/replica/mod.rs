@@ -78,6 +78,8 @@ pub struct Core {
     beaten: Now,
     halted: bool,
     told_shut_down: bool,
+    /// When nothing was left to hand over or to give back, in a shutdown.
+    left: Option<Now>,
 }
 
 impl Core {
@@ -99,6 +101,7 @@ impl Core {
             beaten: Now::default(),
             halted: false,
             told_shut_down: false,
+            left: None,
         }
     }
 
@@ -130,7 +133,7 @@ impl Core {
                 self.roster.note(replica);
             }
         }
-        self.shut_down(out);
+        self.shut_down(now, out);
         if self.halted(out, from) {
             return effects;
         }

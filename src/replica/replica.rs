@@ -242,6 +242,15 @@ impl Replica {
             || matches!(&self.phase, Phase::Reading(_) | Phase::Restoring(_)) && self.holding().is_none()
     }
 
+    /// Whether another node holds the ballot, and this one has not learnt yet that anything of its term is committed.
+    pub(super) fn awaits_leader(&self, own: NodeId) -> bool {
+        let (Phase::Follower(_), Some(seen), Some(engine)) = (&self.phase, &self.seen, &self.engine) else {
+            return false;
+        };
+        let committed = engine.log().position(engine.commit()).map_or(0, |position| position.term);
+        !seen.ballot.vacant && seen.ballot.node != own.0 && committed < seen.ballot.term
+    }
+
     // ---- requests -------------------------------------------------------------------------------------------------
 
     pub(super) fn call(&self, cx: &mut Context<'_>, urgency: Urgency, ask: Ask, request: Request) {

@@ -1,11 +1,15 @@
 //! What time brings: ticks, beats, and when to be woken for them.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::context::context;
 use super::event::{Effect, GroupNumber, Now};
 use super::message::{Beat, Body};
 use super::{peers, Core};
+
+/// How long a node that goes away waits for its heirs to serve.
+const FAREWELL: Duration = Duration::from_millis(300);
 
 impl Core {
     pub(super) fn time(&mut self, now: Now, out: &mut Vec<Effect>) {
@@ -60,12 +64,20 @@ impl Core {
         let (registry, challenges) =
             (self.registry.wake_at(self.config.poll), self.challenges.wake_at(self.config.poll));
         let beat = Some(self.beaten + self.config.beat);
-        [registry, challenges, beat, self.agenda.wake_at()].into_iter().flatten().min()
+        let farewell = self.left.filter(|_| !self.told_shut_down).map(|left| left + FAREWELL);
+        [registry, challenges, beat, farewell, self.agenda.wake_at()].into_iter().flatten().min()
     }
 
     /// Once everything is handed over or given up, the process may end.
-    pub(super) fn shut_down(&mut self, out: &mut Vec<Effect>) {
-        if self.facts.shutting_down && !self.told_shut_down && self.roster.restless().is_empty() {
+    ///
+    /// To end takes disk and processor, which its heirs may share and need more: it waits a moment until they serve.
+    pub(super) fn shut_down(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if !self.facts.shutting_down || self.told_shut_down || !self.roster.restless().is_empty() {
+            return;
+        }
+        let left = *self.left.get_or_insert(now);
+        let node = self.config.node;
+        if now.since(left) >= FAREWELL || !self.replicas.values().any(|replica| replica.awaits_leader(node)) {
             self.told_shut_down = true;
             out.push(Effect::ShutDown);
         }
