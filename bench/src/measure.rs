@@ -8,6 +8,7 @@ use crate::load;
 use crate::node;
 use crate::options::Measure;
 use crate::outcome::Outcome;
+use crate::pair;
 use crate::plan::{entries, turns, Contender, Kind};
 use crate::report::Report;
 use crate::results::{self, who, Results, Row};
@@ -83,8 +84,9 @@ fn about(kind: Kind, options: &Measure, versions: &Versions) -> Vec<String> {
         "etcd: three members, default timers; gRPC over HTTP/2 (crate h2) to its leader, put and linearizable range"
             .to_owned(),
         format!(
-            "bequest: nodes accept {} MiB of proposals at once; all else as by default",
-            node::PROPOSAL_BYTES_IN_FLIGHT >> 20
+            "bequest: nodes accept {} MiB of proposals at once, the log may have {} MiB; all else as by default",
+            node::PROPOSAL_BYTES_IN_FLIGHT >> 20,
+            pair::WAL_BYTES >> 20
         ),
     ];
     if kind == Kind::Append {

@@ -14,7 +14,7 @@ use crate::node::{arguments, Order, Report, GROUP};
 use crate::options::Place;
 
 /// 4,096 entries of 64 KiB are in flight at once, and more than these must fit.
-const WAL_BYTES: u64 = 768 << 20;
+pub(crate) const WAL_BYTES: u64 = 768 << 20;
 const START_LIMIT: Duration = Duration::from_secs(90);
 
 /// A leader and a follower. Dropping it kills both.

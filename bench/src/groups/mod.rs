@@ -37,6 +37,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const QUIET_LIMIT: u32 = 60;
 const BYTES: usize = 100;
 const GROUPS_MAX: usize = 4096;
+/// Many in each of many groups.
+const IN_FLIGHT_MAX: usize = 65_536;
 
 /// How many groups, and how to measure them.
 #[derive(Clone, Debug, Args)]
@@ -56,7 +58,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     warm_up: Option<f64>,
     /// Writes in flight, over all groups together.
-    #[arg(long, value_name = "WRITES", default_value_t = 1024, value_parser = within(65_536))]
+    #[arg(long, value_name = "WRITES", default_value_t = 1024, value_parser = within(IN_FLIGHT_MAX))]
     in_flight: usize,
     /// How often everything is measured; 3 by default.
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=1000))]
