@@ -106,7 +106,7 @@ mod tests {
         let list = vec![append(2, 5, 1, half), append(2, 6, 1, half), append(2, 7, 1, 1)];
         assert_eq!(shapes(list), [(2, 5, 7, 6), (2, 7, 8, 7)]);
         // Entries that are nearly nothing but what they take beside their data.
-        let many = (0..4_000).map(|message| append(2, 1 << 60 | message * 100, 100, 2)).collect();
+        let many = (0..4_000).map(|message| append(2, (1 << 60) + message * 100, 100, 2)).collect();
         let sizes: Vec<_> = merged(many).iter().map(|message| u64::from(message.compute_size())).collect();
         assert!(sizes.len() > 10 && sizes.iter().all(|size| *size <= MESSAGE_BYTES + 100), "{sizes:?}");
     }
