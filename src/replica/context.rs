@@ -141,6 +141,11 @@ impl Facts {
         self.registered.map(|(incarnation, _)| incarnation)
     }
 
+    /// Whether there is a link to the peer.
+    pub(super) fn is_linked(&self, peer: NodeId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.link.is_some())
+    }
+
     /// Whether requests can be made on behalf of groups.
     pub(super) fn usable(&self) -> bool {
         self.connected && self.registered.is_some()

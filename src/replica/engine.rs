@@ -20,6 +20,7 @@ const WITNESSES: u64 = 7;
 pub const NODES_MAX: usize = 7;
 /// The bit that tells a witness' Raft id from a node's.
 const WITNESS_BIT: u64 = 1 << 63;
+const LAST_WITNESS: u64 = WITNESS_BIT | WITNESSES;
 
 const _: () = assert!(NODES_MAX as u64 <= WITNESSES);
 
@@ -31,8 +32,6 @@ const MESSAGES_IN_FLIGHT: usize = 64;
 pub(super) fn is_witness(id: u64) -> bool {
     id & WITNESS_BIT != 0
 }
-
-const LAST_WITNESS: u64 = WITNESS_BIT | WITNESSES;
 
 fn witnesses() -> impl Iterator<Item = u64> {
     (1..=WITNESSES).map(|number| WITNESS_BIT | number)
@@ -213,8 +212,9 @@ impl Engine {
         assert!(self.is_leader() && index <= self.last(), "acknowledged by nobody: index={index}");
         for witness in witnesses() {
             let progress = self.raft.0.raft.mut_prs().get_mut(witness);
-            let known = progress.filter(|progress| progress.state == ProgressState::Replicate);
-            if let Some(progress) = known.filter(|_| witness != LAST_WITNESS) {
+            let known =
+                progress.filter(|progress| progress.state == ProgressState::Replicate && witness != LAST_WITNESS);
+            if let Some(progress) = known {
                 // They say the same thing: to let raft-rs count the votes once is enough, at the last one's message.
                 progress.maybe_update(index);
                 continue;

@@ -34,20 +34,12 @@ const CROWDED: usize = 16;
 const TICK_BEATS: u32 = 4;
 /// How many times as long a group's appends may wait while those of others are answered.
 const TURN: u32 = 8;
+/// No longer than this, however long that is.
 const TURN_MAX: Duration = Duration::from_secs(10);
 /// Checks for reads outstanding at once.
 const CHECKS_IN_FLIGHT: usize = 4;
 /// How long a handover waits for the follower before it vacates.
 const HAND_OVER: Duration = Duration::from_secs(2);
-
-/// Segments of one group that are not full and on their way at once.
-pub(super) fn eager_segments(cx: &Context<'_>) -> usize {
-    if cx.calls.outstanding() > CROWDED {
-        1
-    } else {
-        EAGER_SEGMENTS
-    }
-}
 
 /// Whether a leader does not get on, that has moved so long ago, on a node of which any group has.
 ///
@@ -144,6 +136,13 @@ impl Leader {
     pub(super) fn stalled(&self, cx: &Context<'_>, patience: Duration) -> bool {
         let (own, any) = (cx.now.since(self.moved), cx.now.since(cx.facts.appended));
         self.writer.in_flight() > 0 && is_stalled(own, any, patience)
+    }
+
+    /// Whether another segment can be cut, that is full or is not.
+    pub(super) fn has_room(&self, cx: &Context<'_>, full: bool) -> bool {
+        let eager = if cx.calls.outstanding() > CROWDED { 1 } else { EAGER_SEGMENTS };
+        let in_flight = self.writer.in_flight();
+        in_flight < cx.config.segments_in_flight && (full || in_flight < eager)
     }
 
     /// Whether nothing is under way that time has a part in.
@@ -244,7 +243,7 @@ impl Replica {
     fn cut(&mut self, cx: &mut Context<'_>) {
         let (Phase::Leader(leader), Some(engine)) = (&mut self.phase, &self.engine) else { return };
         let mut asks = Vec::new();
-        while leader.writer.in_flight() < cx.config.segments_in_flight && leader.retry_at.is_none() {
+        while leader.has_room(cx, true) && leader.retry_at.is_none() {
             let low = leader.writer.end().index + 1;
             let mut entries = Vec::new();
             let mut bytes = 0;
@@ -262,7 +261,7 @@ impl Replica {
                 entries.push(entry.clone());
             }
             // While segments are on their way the next one gathers, unless it is full already.
-            if !full && leader.writer.in_flight() >= eager_segments(cx) {
+            if !leader.has_room(cx, full) {
                 break;
             }
             if leader.writer.in_flight() == 0 {
@@ -335,21 +334,17 @@ impl Replica {
     // ---- time -----------------------------------------------------------------------------------------------------
 
     /// Whether raft-rs' heartbeats would repeat nothing that may have been lost, and nothing else waits for a tick.
-    fn leads_quietly(&self, cx: &Context<'_>) -> bool {
-        let (Phase::Leader(leader), Some(engine), Some(identity)) = (&self.phase, &self.engine, &self.identity) else {
-            return false;
-        };
-        let linked = |peer: &NodeId| cx.facts.peers.get(peer).is_some_and(|peer| peer.link.is_some());
+    fn leads_quietly(&self, cx: &Context<'_>, leader: &Leader) -> bool {
+        let (Some(engine), Some(identity)) = (&self.engine, &self.identity) else { return false };
+        let mut linked = identity.voters.iter().copied().filter(|peer| cx.facts.is_linked(*peer));
         // What lies ready in raft-rs is taken when something happens to this replica, at its next tick if nothing else.
-        leader.rests(cx)
-            && engine.is_quiet()
-            && identity.voters.iter().filter(|peer| linked(peer)).all(|peer| engine.is_up_to_date(*peer))
+        leader.rests(cx) && engine.is_quiet() && linked.all(|peer| engine.is_up_to_date(peer))
     }
 
     /// When a leader is to be ticked.
     pub(super) fn lead_wake_at(&self, cx: &Context<'_>, leader: &Leader) -> Option<Now> {
-        let tick =
-            if self.leads_quietly(cx) { self.tell_at } else { Some(leader.ticked + cx.config.beat * TICK_BEATS) };
+        let next = leader.ticked + cx.config.beat * TICK_BEATS;
+        let tick = if self.leads_quietly(cx, leader) { self.tell_at } else { Some(next) };
         leader.retry_at.into_iter().chain(tick).min()
     }
 
@@ -412,8 +407,8 @@ impl Replica {
         if !self.tokens.is_empty() || !leader.gathered.is_empty() || engine.commit() < engine.last() {
             return;
         }
-        let linked = |peer: &NodeId| cx.facts.peers.get(peer).is_some_and(|peer| peer.link.is_some());
-        let peers = identity.voters.iter().copied().filter(|peer| *peer != cx.config.node).filter(linked);
+        let peers = identity.voters.iter().copied().filter(|peer| *peer != cx.config.node);
+        let peers = peers.filter(|peer| cx.facts.is_linked(*peer));
         let seen = leader.won.seen.clone();
         match engine.most_caught_up(peers) {
             Some((peer, matched)) if matched == engine.last() => {

@@ -3,14 +3,11 @@
 //! An entry costs the local log, the peers and ZooKeeper a write each, and so do a thousand that come together. While
 //! segments are on their way, proposals are therefore gathered, and become entries when the next segment can be cut.
 
-use std::collections::VecDeque;
-
 use bequest_recovery::segment::ENTRY_BYTES_MAX;
 use bytes::Bytes;
 
 use super::context::Context;
 use super::event::{Effect, Token};
-use super::lead::eager_segments;
 use super::log::ENTRY_OVERHEAD;
 use super::replica::{Phase, Replica};
 use crate::command::Command;
@@ -22,7 +19,7 @@ pub const PROPOSAL_BYTES_MAX: usize = ENTRY_BYTES_MAX - 1024;
 /// Proposals that were accepted and are no entries yet. Nobody but this replica knows of them.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
-    list: VecDeque<(Token, Bytes)>,
+    list: Vec<(Token, Bytes)>,
     bytes: usize,
 }
 
@@ -38,10 +35,10 @@ impl Gathered {
 
     fn push(&mut self, token: Token, data: Bytes) {
         self.bytes += data.len();
-        self.list.push_back((token, data));
+        self.list.push((token, data));
     }
 
-    pub(super) fn take(&mut self) -> VecDeque<(Token, Bytes)> {
+    pub(super) fn take(&mut self) -> Vec<(Token, Bytes)> {
         self.bytes = 0;
         std::mem::take(&mut self.list)
     }
@@ -114,10 +111,9 @@ impl Replica {
         if leader.gathered.is_empty() {
             return;
         }
-        let in_flight = leader.writer.in_flight();
-        let uncut = || engine.log().bytes_between(leader.writer.end().index + 1, engine.log().last().index);
-        let full = || uncut() + leader.gathered.entry_bytes() >= cx.config.segment_bytes as u64;
-        if in_flight >= cx.config.segments_in_flight || in_flight >= eager_segments(cx) && !full() {
+        let uncut = engine.log().bytes_between(leader.writer.end().index + 1, engine.log().last().index);
+        let full = uncut + leader.gathered.entry_bytes() >= cx.config.segment_bytes as u64;
+        if !leader.has_room(cx, full) {
             return;
         }
         let term = engine.term();

@@ -61,7 +61,7 @@ impl Replica {
             .iter()
             .flat_map(|identity| &identity.voters)
             .filter(|voter| **voter != cx.config.node)
-            .filter(|voter| cx.facts.peers.get(voter).is_none_or(|peer| peer.link.is_none()))
+            .filter(|voter| !cx.facts.is_linked(**voter))
             .map(|voter| voter.0.to_string())
             .collect();
         let (mode, mut reason) = match missing.is_empty() {

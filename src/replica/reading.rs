@@ -60,6 +60,17 @@ impl Replica {
         self.begin_reading(cx, Some(won), opened, ahead);
     }
 
+    /// Sees to it that a pass may begin behind what is committed; whether the group goes on.
+    ///
+    /// Peers are not heard while a pass reads, nor from the seal on, and it begins where this log is known to be committed:
+    /// whatever came with the very message that led here goes into the log first.
+    pub(super) fn settle_log(&mut self, cx: &mut Context<'_>) -> bool {
+        if !planted!(PassBehindWhatIsCommitted) {
+            self.pump(cx);
+        }
+        !matches!(self.phase, Phase::Stopped(_))
+    }
+
     fn begin_reading(
         &mut self,
         cx: &mut Context<'_>,
@@ -67,12 +78,7 @@ impl Replica {
         opened: Option<SessionNumber>,
         ahead: Option<Reader>,
     ) {
-        // Peers are not heard while a pass reads, and it begins where this log is known to be committed: whatever came
-        // with the very message that led here goes into the log first.
-        if !planted!(PassBehindWhatIsCommitted) {
-            self.pump(cx);
-        }
-        if matches!(self.phase, Phase::Stopped(_)) {
+        if !self.settle_log(cx) {
             return;
         }
         let reading = Reading {

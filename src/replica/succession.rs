@@ -77,12 +77,7 @@ impl Replica {
     // ---- seal -----------------------------------------------------------------------------------------------------
 
     fn seal(&mut self, cx: &mut Context<'_>, cause: Cause) {
-        // What is asked for behind the seal begins where this log is known to be committed: what came with the very message
-        // that led here goes into the log first. From here on peers are not heard.
-        if !planted!(PassBehindWhatIsCommitted) {
-            self.pump(cx);
-        }
-        if matches!(self.phase, Phase::Stopped(_)) {
+        if !self.settle_log(cx) {
             return;
         }
         let (Some(seen), Some(engine)) = (&self.seen, &self.engine) else { return };

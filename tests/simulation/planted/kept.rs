@@ -72,10 +72,10 @@ fn every_script_kept_of_a_planted_bug_fails_as_written() {
 
 #[test]
 fn a_life_that_shows_a_bug_is_shrunk_to_a_few_decisions_and_none_of_them_is_in_vain() {
-    let bug = Bug::ReadByAnEarlierFence;
+    let bug = Bug::DeposedAnswersDone;
     let shrunk = shrink_life(bug);
     let left = shrunk.ended.came.len();
-    assert!(shrunk.minimal && shrunk.from >= 40 && left > 0 && left <= 10, "{left} of {}", shrunk.from);
+    assert!(shrunk.minimal && shrunk.from >= 50 && left > 0 && left <= 10, "{left} of {}", shrunk.from);
     let path = PathBuf::from("bug.txt");
     let text = Written { shrunk: &shrunk, bug: Some(format!("{bug:?}")), path: &path }.to_string();
     let script: Script = text.parse().unwrap_or_else(|error| panic!("{error}\n{text}"));
